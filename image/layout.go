@@ -1,0 +1,87 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// AnnotationImageName is the annotation under which containerd and Docker keep the
+// whole name of an image in the index.json of a layout
+// (https://github.com/containerd/containerd, core/images/annotations.go).
+const AnnotationImageName = "io.containerd.image.name"
+
+// writeLayout makes oci-layout and index.json say what the names say. The caller holds
+// the lock of names.
+func (s *Store) writeLayout(ctx context.Context) error {
+	refs, err := s.soundRefs(ctx)
+	if err != nil {
+		return err
+	}
+	entries := make([]ocispec.Descriptor, 0, len(refs))
+	for _, r := range refs {
+		d := ocispec.Descriptor{MediaType: r.Target.MediaType, Digest: r.Target.Digest, Size: r.Target.Size}
+		if !r.Name.IsZero() {
+			d.Annotations = map[string]string{
+				ocispec.AnnotationRefName: r.Name.String(),
+				AnnotationImageName:       r.Name.String(),
+			}
+		}
+		entries = append(entries, d)
+	}
+	data, err := EncodeLayoutIndex(entries)
+	if err != nil {
+		return err
+	}
+	if _, err := s.records.ReadRecord(ocispec.ImageLayoutFile); errors.Is(err, fs.ErrNotExist) {
+		if err := s.records.WriteRecord(ctx, ocispec.ImageLayoutFile, EncodeLayout()); err != nil {
+			return fmt.Errorf("write %s: %w", ocispec.ImageLayoutFile, err)
+		}
+	}
+	if err := s.records.WriteRecord(ctx, ocispec.ImageIndexFile, data); err != nil {
+		return fmt.Errorf("write %s: %w", ocispec.ImageIndexFile, err)
+	}
+	return nil
+}
+
+// SyncLayout brings oci-layout and index.json up to date with the names, for a store
+// whose names were changed by other means.
+func (s *Store) SyncLayout(ctx context.Context) error {
+	return s.change(ctx, func(*changes) error { return nil })
+}
+
+// EncodeLayoutIndex returns an index.json with these entries.
+func EncodeLayoutIndex(entries []ocispec.Descriptor) ([]byte, error) {
+	if entries == nil {
+		entries = []ocispec.Descriptor{}
+	}
+	return encodeJSON(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: entries,
+	})
+}
+
+// EncodeLayout returns the contents of the file oci-layout.
+func EncodeLayout() []byte {
+	return []byte(`{"imageLayoutVersion":"` + ocispec.ImageLayoutVersion + `"}`)
+}
+
+// CheckLayout verifies the contents of the file oci-layout: version 1 of the format.
+func CheckLayout(data []byte) error {
+	if err := checkJSON(data, MaxRecord); err != nil {
+		return fmt.Errorf("parse %s: %w", ocispec.ImageLayoutFile, err)
+	}
+	var l ocispec.ImageLayout
+	if err := json.Unmarshal(data, &l); err != nil {
+		return fmt.Errorf("parse %s: %w: %w", ocispec.ImageLayoutFile, err, fs.ErrInvalid)
+	}
+	if !strings.HasPrefix(l.Version, "1.") {
+		return fmt.Errorf("image layout of version %.20q, only 1.x is known: %w", l.Version, errors.Join(fs.ErrInvalid, errors.ErrUnsupported))
+	}
+	return nil
+}

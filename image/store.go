@@ -1,0 +1,338 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/layerfs/layerfs/cas"
+	"github.com/layerfs/layerfs/image/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Records is where small named files are kept; names are slash-separated and relative
+// to the root of the store. A record that is not there wraps fs.ErrNotExist.
+type Records interface {
+	ReadRecord(rel string) ([]byte, error)
+	// WriteRecord puts a record durably in place, whole or not at all.
+	WriteRecord(ctx context.Context, rel string, data []byte) error
+	RemoveRecord(ctx context.Context, rel string) error
+	// WalkRecords visits the records below a directory in no order, by their full
+	// names; a directory that is not there holds none.
+	WalkRecords(ctx context.Context, dir string, fn func(rel string, size int64, modified time.Time) error) error
+	// Lock takes a lock by name that excludes other processes.
+	Lock(ctx context.Context, name string) (unlock func() error, err error)
+}
+
+// Blobs is where manifests, configs and layers as received are kept.
+type Blobs interface {
+	cas.Provider
+	Begin(ctx context.Context) (cas.Batch, error)
+}
+
+// Options of a Store. The zero Options is ready for use.
+type Options struct {
+	Now    func() time.Time // for records of names; time.Now when nil
+	Logger *slog.Logger     // discards when nil
+}
+
+// Store is the images of one layerfs store: their documents and their names. It is
+// safe for concurrent use by several goroutines and processes. A caller that adds
+// layers and documents before it names them holds off garbage collection meanwhile.
+//
+// The one lock taken is the one named "refs" of [Records]: only to change names, and
+// never while data moves.
+type Store struct {
+	records Records
+	blobs   Blobs
+	now     func() time.Time
+	log     *slog.Logger
+}
+
+// NewStore returns the images kept in records and blobs.
+func NewStore(records Records, blobs Blobs, opts Options) *Store {
+	s := &Store{records: records, blobs: blobs, now: opts.Now, log: opts.Logger}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+// Blobs returns where the documents are kept, and the layer blobs that were.
+func (s *Store) Blobs() Blobs { return s.blobs }
+
+// Document reads a manifest, an index or a config and verifies its size and digest.
+func (s *Store) Document(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	data, err := s.document(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", d.Digest, err)
+	}
+	return data, nil
+}
+
+func (s *Store) document(ctx context.Context, d ocispec.Descriptor) (data []byte, err error) {
+	if err := CheckDescriptor(d); err != nil {
+		return nil, err
+	}
+	if d.Size > MaxConfig {
+		return nil, fmt.Errorf("document of %d bytes, limit %d: %w", d.Size, MaxConfig, fs.ErrInvalid)
+	}
+	r, err := s.blobs.Open(ctx, d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if r.Size() != d.Size {
+		return nil, fmt.Errorf("blob of %d bytes, %d expected: %w", r.Size(), d.Size, cas.ErrCorrupt)
+	}
+	data = make([]byte, d.Size)
+	if n, err := r.ReadAt(data, 0); n != len(data) {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	if err := CheckBlob(d, data); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, cas.ErrCorrupt)
+	}
+	return data, nil
+}
+
+// Document is a manifest, an index, a config or any other small blob to keep.
+type Document struct {
+	Descriptor ocispec.Descriptor
+	Data       []byte
+}
+
+// NewDocument describes data.
+func NewDocument(mediaType string, data []byte) Document {
+	return Document{Data: data, Descriptor: descriptorOf(mediaType, data)}
+}
+
+// PutDocuments keeps documents, all of them or none, durably.
+func (s *Store) PutDocuments(ctx context.Context, docs []Document) (err error) {
+	batch, err := s.blobs.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("store documents: %w", err)
+	}
+	defer func() { err = errors.Join(err, batch.Close()) }()
+	for _, doc := range docs {
+		if err := putDocument(ctx, batch, doc); err != nil {
+			return fmt.Errorf("store %s: %w", doc.Descriptor.Digest, err)
+		}
+	}
+	if err := batch.Publish(ctx); err != nil {
+		return fmt.Errorf("store documents: %w", err)
+	}
+	return nil
+}
+
+func putDocument(ctx context.Context, batch cas.Batch, doc Document) (err error) {
+	w, err := batch.Create(ctx, cas.Expect{Digest: doc.Descriptor.Digest, Size: doc.Descriptor.Size})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if _, err := w.Write(doc.Data); err != nil {
+		return err
+	}
+	_, err = w.Commit(ctx)
+	return err
+}
+
+// Refs returns all names and unnamed images, in the order of their names, the unnamed
+// ones last. Where records are damaged the others are returned, and an error that names
+// the damaged ones and wraps fs.ErrInvalid.
+func (s *Store) Refs(ctx context.Context) ([]Ref, error) {
+	var rels []string
+	err := s.records.WalkRecords(ctx, refsDir, func(rel string, _ int64, _ time.Time) error {
+		rels = append(rels, rel)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list names: %w", err)
+	}
+	refs := make([]Ref, 0, len(rels))
+	var damaged []error
+	for _, rel := range rels {
+		r, err := s.readRef(rel)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// Removed since the directory was read.
+		case errors.Is(err, fs.ErrInvalid):
+			damaged = append(damaged, err)
+		case err != nil:
+			return nil, err
+		default:
+			refs = append(refs, r)
+		}
+	}
+	slices.SortFunc(refs, compareRefs)
+	return refs, errors.Join(damaged...)
+}
+
+// soundRefs is Refs for work that one damaged record must not stop.
+func (s *Store) soundRefs(ctx context.Context) ([]Ref, error) {
+	refs, err := s.Refs(ctx)
+	if err != nil && errors.Is(err, fs.ErrInvalid) {
+		s.log.Warn("names are damaged", "error", err)
+		err = nil
+	}
+	return refs, err
+}
+
+// Ref returns what exactly this name points to; one that is not there wraps
+// fs.ErrNotExist. A name with tag and digest is looked up by its digest.
+func (s *Store) Ref(ctx context.Context, name reference.Reference) (Ref, error) {
+	if err := ctx.Err(); err != nil {
+		return Ref{}, err
+	}
+	return s.readRef(Ref{Name: name}.record())
+}
+
+func (s *Store) readRef(rel string) (Ref, error) {
+	name, unnamed, err := parseRecordName(rel)
+	if err != nil {
+		return Ref{}, err
+	}
+	data, err := s.records.ReadRecord(rel)
+	if err != nil {
+		return Ref{}, fmt.Errorf("read name %s: %w", name.Familiar(), err)
+	}
+	r, err := parseRef(data)
+	if err == nil && unnamed != "" && unnamed != r.Target.Digest {
+		err = fmt.Errorf("record is about %s: %w", r.Target.Digest, fs.ErrInvalid)
+	}
+	if err != nil {
+		return Ref{}, fmt.Errorf("read name record %s: %w", rel, err)
+	}
+	r.Name = name
+	return r, nil
+}
+
+// SetRefs makes names point to images, replacing what they pointed to: all of them or,
+// when it fails, none. What they point to must be stored already. A Ref without a name
+// keeps an image that has none; it ends once the image gets one.
+func (s *Store) SetRefs(ctx context.Context, refs ...Ref) error {
+	for _, r := range refs {
+		if r.Name.Tag() == "" && r.Name.Digest() == "" && !r.Name.IsZero() {
+			return fmt.Errorf("name %s has neither tag nor digest: %w", r.Name.Familiar(), fs.ErrInvalid)
+		}
+		info, err := s.blobs.Stat(ctx, r.Target.Digest)
+		if err == nil && info.Size != r.Target.Size {
+			err = fmt.Errorf("%d bytes are stored, %d were expected: %w", info.Size, r.Target.Size, fs.ErrInvalid)
+		}
+		if err != nil {
+			return fmt.Errorf("name %s: manifest %s: %w", r, r.Target.Digest, err)
+		}
+	}
+	return s.change(ctx, func(c *changes) error {
+		var named []Ref
+		for _, r := range refs {
+			if r.Created.IsZero() {
+				r.Created = s.now()
+			}
+			data, err := r.encode()
+			if err != nil {
+				return err
+			}
+			if err := c.write(ctx, r.record(), data); err != nil {
+				return fmt.Errorf("name %s: %w", r, err)
+			}
+			if !r.Name.IsZero() {
+				named = append(named, r)
+			}
+		}
+		for _, r := range named {
+			r.Name = reference.Reference{}
+			if err := c.remove(ctx, r.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// RemoveRefs removes names, all of them or, when it fails, none. What they point to
+// stays until garbage is collected.
+func (s *Store) RemoveRefs(ctx context.Context, refs ...Ref) error {
+	return s.change(ctx, func(c *changes) error {
+		for _, r := range refs {
+			if err := c.remove(ctx, r.record()); err != nil {
+				return fmt.Errorf("remove name %s: %w", r, err)
+			}
+		}
+		return nil
+	})
+}
+
+// changes remembers what records held, to put it back.
+type changes struct {
+	records Records
+	undo    []func(context.Context) error
+}
+
+func (c *changes) write(ctx context.Context, rel string, data []byte) error {
+	if err := c.remember(rel); err != nil {
+		return err
+	}
+	return c.records.WriteRecord(ctx, rel, data)
+}
+
+func (c *changes) remove(ctx context.Context, rel string) error {
+	if err := c.remember(rel); err != nil {
+		return err
+	}
+	return c.records.RemoveRecord(ctx, rel)
+}
+
+func (c *changes) remember(rel string) error {
+	old, err := c.records.ReadRecord(rel)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.undo = append(c.undo, func(ctx context.Context) error {
+			if err := c.records.RemoveRecord(ctx, rel); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		})
+	case err != nil:
+		return err
+	default:
+		c.undo = append(c.undo, func(ctx context.Context) error { return c.records.WriteRecord(ctx, rel, old) })
+	}
+	return nil
+}
+
+// change runs fn under the lock of names and brings index.json up to date; when either
+// fails, what fn changed is put back.
+func (s *Store) change(ctx context.Context, fn func(*changes) error) (err error) {
+	unlock, err := s.records.Lock(ctx, "refs")
+	if err != nil {
+		return fmt.Errorf("lock names: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	c := &changes{records: s.records}
+	err = fn(c)
+	if err == nil {
+		err = s.writeLayout(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	clean := context.WithoutCancel(ctx)
+	for _, undo := range slices.Backward(c.undo) {
+		if uerr := undo(clean); uerr != nil {
+			s.log.Error("could not put a name back", "error", uerr)
+		}
+	}
+	return err
+}
