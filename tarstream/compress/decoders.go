@@ -8,9 +8,10 @@ import (
 	"io"
 	"math"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
+
+	"github.com/layerfs/layerfs/internal/inflate"
 )
 
 // sourceBuffer is how many bytes are read at a time for decoders that ask for single
@@ -25,8 +26,7 @@ func newDecoder(f Format, src io.Reader, limits Limits) (io.Reader, func(), erro
 	case None:
 		return src, nothing, nil
 	case Gzip:
-		r, err := gzip.NewReader(bufio.NewReaderSize(src, sourceBuffer))
-		return r, nothing, err
+		return inflate.NewReader(src), nothing, nil
 	case Zstd:
 		// Concurrency 0 uses up to four goroutines for one stream, with a bounded
 		// number of blocks of at most 128 KiB between them. Lowmem keeps a window
