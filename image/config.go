@@ -99,7 +99,7 @@ func ParseConfig(data []byte) (*Config, error) {
 }
 
 func parseConfig(data []byte) (*Config, error) {
-	if err := checkJSON(data, MaxConfig); err != nil {
+	if err := CheckJSON(data, MaxConfig); err != nil {
 		return nil, err
 	}
 	var c Config

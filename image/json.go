@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// checkJSON refuses what encoding/json would let pass and other parsers would read in
+// CheckJSON refuses what encoding/json would let pass and other parsers would read in
 // another way: keys given twice (also in another case, which encoding/json treats as
-// the same field), text after the document, and documents beyond the limits.
-func checkJSON(data []byte, limit int) error {
+// the same field), text after the document, and documents beyond limit bytes or the
+// limits of nesting and number. An error wraps fs.ErrInvalid.
+func CheckJSON(data []byte, limit int) error {
 	if len(data) > limit {
 		return fmt.Errorf("document of %d bytes, limit %d: %w", len(data), limit, fs.ErrInvalid)
 	}
@@ -116,7 +117,7 @@ type object struct {
 	values map[string]json.RawMessage
 }
 
-// parseObject takes apart one object that passed checkJSON; null is an empty one.
+// parseObject takes apart one object that passed CheckJSON; null is an empty one.
 func parseObject(data []byte) (*object, error) {
 	o := &object{values: make(map[string]json.RawMessage)}
 	if trimmed := bytes.TrimSpace(data); len(trimmed) == 0 || string(trimmed) == "null" {
@@ -213,7 +214,7 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// unmarshal decodes a document that passed checkJSON; numbers that do not fit their
+// unmarshal decodes a document that passed CheckJSON; numbers that do not fit their
 // field are refused by encoding/json.
 func unmarshal(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {

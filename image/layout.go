@@ -73,7 +73,7 @@ func EncodeLayout() []byte {
 
 // CheckLayout verifies the contents of the file oci-layout: version 1 of the format.
 func CheckLayout(data []byte) error {
-	if err := checkJSON(data, MaxRecord); err != nil {
+	if err := CheckJSON(data, MaxRecord); err != nil {
 		return fmt.Errorf("parse %s: %w", ocispec.ImageLayoutFile, err)
 	}
 	var l ocispec.ImageLayout

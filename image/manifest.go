@@ -31,7 +31,7 @@ func DetectMediaType(data []byte) (string, error) {
 // documentType checks the outline of a document against the media type under which it
 // was referred to, "" when that is unknown, and returns its media type.
 func documentType(want string, data []byte, limit int) (string, error) {
-	if err := checkJSON(data, limit); err != nil {
+	if err := CheckJSON(data, limit); err != nil {
 		return "", err
 	}
 	var s shape

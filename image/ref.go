@@ -63,7 +63,7 @@ func (r Ref) encode() ([]byte, error) {
 // parseRef parses the record of a name. Unknown fields are let pass, for a later
 // version may add some.
 func parseRef(data []byte) (Ref, error) {
-	if err := checkJSON(data, MaxRecord); err != nil {
+	if err := CheckJSON(data, MaxRecord); err != nil {
 		return Ref{}, err
 	}
 	var rec refRecord

@@ -1,0 +1,47 @@
+package archive
+
+import (
+	"context"
+	"io"
+)
+
+// Progress tells how much of one member was read or written.
+type Progress struct {
+	Name  string // of the member
+	Done  int64  // bytes
+	Total int64  // bytes
+}
+
+// progressStep is how many bytes pass between two reports.
+const progressStep = 1 << 20
+
+// meter reports progress, and ends reading when the context ends.
+type meter struct{ report func(Progress) }
+
+func (m *meter) reader(ctx context.Context, name string, total int64, r io.Reader) io.Reader {
+	return &meteredReader{ctx: ctx, r: r, meter: m, p: Progress{Name: name, Total: total}}
+}
+
+// meteredReader holds a context because io.Reader has no place for one.
+type meteredReader struct {
+	ctx      context.Context
+	r        io.Reader
+	meter    *meter
+	p        Progress
+	reported int64
+	ended    bool
+}
+
+func (r *meteredReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	r.p.Done += int64(n)
+	if r.meter.report != nil && !r.ended && (r.p.Done-r.reported >= progressStep || err == io.EOF) {
+		r.reported = r.p.Done
+		r.ended = err == io.EOF
+		r.meter.report(r.p)
+	}
+	return n, err
+}
