@@ -33,16 +33,17 @@ type Reader interface {
 	Size() int64
 }
 
-// Provider finds content. An unknown digest is an error that wraps fs.ErrNotExist, a
-// malformed one wraps fs.ErrInvalid. Bytes are not verified again on the way out;
-// wrap them with [NewVerifiedReader] where that is wanted.
+// Provider finds content. An unknown digest is an error that wraps fs.ErrNotExist; a
+// malformed one, or one of an algorithm that the store does not serve, wraps
+// fs.ErrInvalid. Bytes are not verified again on the way out; wrap them with
+// [NewVerifiedReader] where that is wanted.
 type Provider interface {
 	Open(ctx context.Context, d digest.Digest) (Reader, error)
 	Stat(ctx context.Context, d digest.Digest) (Info, error)
 }
 
-// Walker visits all content, in no order, until fn fails; content that comes or goes
-// meanwhile may or may not be visited.
+// Walker visits all content, in no order, until fn fails, and returns fn's error as it
+// is; content that comes or goes meanwhile may or may not be visited.
 type Walker interface {
 	Walk(ctx context.Context, fn func(Info) error) error
 }
@@ -60,21 +61,31 @@ type Expect struct {
 	Limit     int64            // refuse more bytes than this; 0 is no limit
 }
 
-// Writer takes the bytes of one content, hashing and counting on the way. It fails
-// early when they exceed the expected size. Commit checks size and digest and hands
-// the content to the batch; a mismatch wraps [ErrCorrupt]. Close without Commit
-// discards; Close after Commit does nothing. Not safe for concurrent use.
+// Writer takes the bytes of one content, hashing and counting on the way. A Write
+// that would exceed the expected size fails at once and wraps [ErrCorrupt]; one that
+// would exceed the limit wraps fs.ErrInvalid. Commit checks size and digest and hands
+// the content to the batch; a mismatch wraps [ErrCorrupt]. A writer that failed cannot
+// be committed. Close without Commit discards; Close after Commit does nothing. Not
+// safe for concurrent use.
 type Writer interface {
 	io.Writer
 	Commit(ctx context.Context) (Info, error)
 	Close() error
 }
 
-// Batch collects content that becomes visible together. Nothing of it is visible to
-// others, and nothing is durable, before Publish returns; then all of it is both.
-// Publish may be called again after more content was added. Close discards what was
-// not published. Create and the writers it returns may be used concurrently.
-// Putting content that is there already costs its hashing and stores nothing.
+// Batch collects content that becomes visible together. Nothing of it is visible
+// before Publish is called; Publish makes nothing visible before all of it is on
+// stable storage; when Publish has returned nil, all of it is visible and stays so
+// after a power cut. Publish may be called again after more content was added; it does
+// not take in writers that are not committed yet. Close discards what was not
+// published, and makes the writers still open fail; Close again does nothing.
+// Create, Publish and different writers may be used concurrently.
+//
+// Putting content that is there already, in the store or in the batch, costs its
+// hashing and stores nothing. Where another batch is writing the content of e.Digest
+// just now, Create may wait until that batch is published or closed, or ctx ends.
+// Create refuses an Expect that contradicts itself, or asks for an algorithm that the
+// store does not serve, with an error that wraps fs.ErrInvalid.
 type Batch interface {
 	Create(ctx context.Context, e Expect) (Writer, error)
 	Publish(ctx context.Context) error

@@ -1,0 +1,213 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/layerfs/layerfs/internal/durable"
+	"golang.org/x/sys/unix"
+)
+
+// Sweep is the moment in which things are taken away. It is valid only inside the
+// function given to [Store.Sweep].
+type Sweep struct {
+	s       *Store
+	epoch   uint64
+	change  usageRecord // what is to be added to the sums
+	touched map[string]bool
+	taken   Sum
+}
+
+// Sweep calls fn while nobody publishes or sweeps. What fn takes away is durably gone
+// when Sweep returns. fn must be short, and must not share or take the store lock, nor
+// publish or remove; it may read and write records. It needs no free space.
+func (s *Store) Sweep(ctx context.Context, fn func(*Sweep) error) (err error) {
+	unlock, err := s.Exclusive(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	// An interrupted sweep leaves the sums marked as not exact. Ingests that see the
+	// number of sweeps change look whether what they found is still there.
+	sw := &Sweep{s: s, touched: map[string]bool{}}
+	err = s.changeUsage(ctx, true, func(r *usageRecord) error {
+		sw.epoch = r.Epoch
+		r.beginTaking()
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	return errors.Join(fn(sw), sw.end(context.WithoutCancel(ctx)))
+}
+
+func (sw *Sweep) end(ctx context.Context) error {
+	err := sw.s.flush(ctx, slices.Sorted(maps.Keys(sw.touched)))
+	if err != nil {
+		return err // the sums stay marked as not exact
+	}
+	return sw.s.changeUsage(ctx, true, func(r *usageRecord) error {
+		for i, sum := range sw.change.sums() {
+			r.add(r.sums()[i], sum.Count, sum.Bytes)
+		}
+		if r.Unsure > 0 {
+			r.Unsure--
+		}
+		return nil
+	})
+}
+
+// flush makes directories durable outside a batch.
+func (s *Store) flush(ctx context.Context, names []string) error {
+	f, err := durable.NewFlusher(s.root, s.opts.NoSync)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Flush(ctx, names), f.Close())
+}
+
+// Epoch returns what [Store.Epoch] returned last before the sweep began: if it is what
+// it was before marking, nothing was published or named since.
+func (sw *Sweep) Epoch() uint64 { return sw.epoch }
+
+// Taken returns what was taken away so far.
+func (sw *Sweep) Taken() Sum { return sw.taken }
+
+// Quarantine moves the blob, object or record at that path below the root out of sight,
+// until [Store.Expire] deletes it or a batch that relies on it brings it back. Where
+// the disk has no room even for that, it is deleted at once. The error wraps
+// fs.ErrNotExist when there is nothing.
+func (sw *Sweep) Quarantine(rel string) error {
+	if err := checkSweepable(rel); err != nil {
+		return fmt.Errorf("quarantine: %w", err)
+	}
+	s := sw.s
+	fi, err := s.root.Lstat(rel)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("not a regular file: %w", fs.ErrInvalid)
+	}
+	if err != nil {
+		return fmt.Errorf("quarantine %s: %w", rel, err)
+	}
+	size := fi.Size()
+	err = s.root.Rename(rel, quarantined(rel))
+	switch {
+	case err == nil:
+		sw.change.Quarantine.count(1, size)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.ENAMETOOLONG):
+		if err = s.root.Remove(rel); err == nil {
+			s.log.Warn("deleted without quarantine for lack of room", "path", rel)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("quarantine %s: %w", rel, err)
+	}
+	sw.change.of(rel).count(-1, -size)
+	sw.taken.count(1, size)
+	sw.touched[path.Dir(rel)] = true
+	return nil
+}
+
+// checkSweepable refuses a path that is not one of content or of a record.
+func checkSweepable(rel string) error {
+	top, rest, _ := strings.Cut(rel, "/")
+	if (top == blobsDir || top == objectsDir) && rest != "" && fs.ValidPath(rel) && len(rel) <= MaxRecordPath {
+		return nil
+	}
+	return checkRecord(rel)
+}
+
+// quarantined returns where a path lies while it is in quarantine: in one directory, so
+// that no directory has to be made on a full disk.
+func quarantined(rel string) string { return quarantineDir + "/" + url.PathEscape(rel) }
+
+// Quarantine is a sweep that takes away the given paths. Those that are not there are
+// passed over.
+func (s *Store) Quarantine(ctx context.Context, rels ...string) (Sum, error) {
+	var taken Sum
+	err := s.Sweep(ctx, func(sw *Sweep) error {
+		for _, rel := range rels {
+			if err := sw.Quarantine(rel); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		taken = sw.Taken()
+		return nil
+	})
+	return taken, err
+}
+
+// Expire deletes what was quarantined before that time, and returns how much it was.
+// The grace that this gives should exceed the time that an import takes. It needs no
+// free space.
+func (s *Store) Expire(ctx context.Context, before time.Time) (gone Sum, err error) {
+	if err := s.writable(); err != nil {
+		return gone, err
+	}
+	// No sweep may run: a file could be brought back and quarantined anew between the
+	// look at its time and its removal.
+	unlock, err := s.Share(ctx)
+	if err != nil {
+		return gone, fmt.Errorf("expire: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	err = s.changeUsage(ctx, true, func(r *usageRecord) error {
+		r.beginTaking()
+		return nil
+	})
+	if err != nil {
+		return gone, fmt.Errorf("expire: %w", err)
+	}
+	err = s.walk(ctx, quarantineDir, 1, func(rel string, st fileStat) error {
+		if !st.changed.Before(before) {
+			return nil
+		}
+		err := s.root.Remove(rel)
+		if err == nil {
+			gone.count(1, st.size)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = nil // another process was faster
+		}
+		return err
+	})
+	ctx = context.WithoutCancel(ctx)
+	if serr := s.syncDir(quarantineDir); serr != nil {
+		return gone, fmt.Errorf("expire: %w", errors.Join(err, serr))
+	}
+	err = errors.Join(err, s.changeUsage(ctx, true, func(r *usageRecord) error {
+		r.add(&r.Quarantine, -gone.Count, -gone.Bytes)
+		if r.Unsure > 0 {
+			r.Unsure--
+		}
+		return nil
+	}))
+	if err != nil {
+		return gone, fmt.Errorf("expire: %w", err)
+	}
+	return gone, nil
+}
+
+// restore brings a path back from quarantine. The caller shares the store lock, and
+// counts it if restored is true; it is false when another process was faster.
+func (s *Store) restore(rel string) (size int64, restored bool, err error) {
+	from := quarantined(rel)
+	fi, err := s.root.Lstat(from)
+	if err == nil {
+		size = fi.Size()
+		if _, _, err = s.moveNew(s.rootDir, from, s.rootDir, rel, size); err == nil {
+			return size, true, nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) && s.holds(rel, -1) {
+		return 0, false, nil
+	}
+	return 0, false, err
+}

@@ -1,0 +1,89 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// FewFiles is the number of files and directories up to which a [Flusher] flushes
+// them one by one, in parallel, and above which it flushes the whole file system.
+const FewFiles = 16
+
+// flushWorkers is how many flushes run at once. They share journal commits, so more
+// of them than there are processors pays.
+const flushWorkers = 8
+
+// Flusher flushes files and directories of one file system, whichever way is cheaper
+// for their number. Create it before anything is written that it is to flush: only
+// then does it learn of errors that the kernel met in writing back.
+type Flusher struct {
+	root *os.Root
+	dir  *os.File
+	off  bool
+}
+
+// NewFlusher returns a Flusher for what lies below root. With off it does nothing,
+// which is for measurements only. The caller closes it, and root after it.
+func NewFlusher(root *os.Root, off bool) (*Flusher, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	return &Flusher{root: root, dir: dir, off: off}, nil
+}
+
+// Close releases the handle of f.
+func (f *Flusher) Close() error { return f.dir.Close() }
+
+// Flush returns when the contents and metadata of all the named files and directories
+// are on stable storage.
+func (f *Flusher) Flush(ctx context.Context, names []string) error {
+	switch {
+	case f.off || len(names) == 0:
+		return nil
+	case len(names) > FewFiles:
+		return f.FlushAll(ctx)
+	case len(names) == 1:
+		return syncName(f.root, names[0])
+	}
+	work := make(chan string)
+	errs := make([]error, min(len(names), flushWorkers))
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			for name := range work {
+				errs[i] = errors.Join(errs[i], syncName(f.root, name))
+			}
+		})
+	}
+	var err error
+	for _, name := range names {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		work <- name
+	}
+	close(work)
+	wg.Wait()
+	return errors.Join(append(errs, err)...)
+}
+
+// FlushAll returns when everything written to the file system before is on stable
+// storage. A kernel before 5.8 does not report errors of writing back here.
+func (f *Flusher) FlushAll(ctx context.Context) error {
+	if f.off {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(f.dir.Fd())); err != nil {
+		return fmt.Errorf("flush file system of %s: %w", f.root.Name(), err)
+	}
+	return nil
+}
