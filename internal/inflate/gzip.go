@@ -28,9 +28,9 @@ func (h *headerReader) byte() byte {
 	}
 	v, err := h.z.bits(8)
 	h.err = err
-	b := [1]byte{byte(v)}
-	h.sum = crc32.Update(h.sum, crc32.IEEETable, b[:])
-	return b[0]
+	b := byte(v)
+	h.sum = ^(crc32.IEEETable[byte(^h.sum)^b] ^ ^h.sum>>8)
+	return b
 }
 
 func (h *headerReader) skip(n int) {
@@ -59,7 +59,7 @@ func (z *Reader) header() error {
 			return err
 		}
 	}
-	h := &headerReader{z: z}
+	h := headerReader{z: z}
 	if (h.byte() != 0x1f || h.byte() != 0x8b) && h.err == nil {
 		if z.state == atNext {
 			return z.corrupt("what follows the end is not another gzip member")

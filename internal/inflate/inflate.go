@@ -58,13 +58,13 @@ func (e *CorruptError) Is(target error) bool { return target == fs.ErrInvalid }
 type state uint8
 
 const (
-	atHeader   state = iota // of the first member
-	atNext                  // header of another member, or the end
-	atBlock                 // header of a block
-	inStored                // contents of a stored block
-	inHuffman               // symbols of a block
-	atTrailer               // check value and size of the member
-	atRawEnd                // end of a stream without header and trailer
+	atHeader  state = iota // of the first member
+	atNext                 // header of another member, or the end
+	atBlock                // header of a block
+	inStored               // contents of a stored block
+	inHuffman              // symbols of a block
+	atTrailer              // check value and size of the member
+	atRawEnd               // end of a stream without header and trailer
 )
 
 // errWait interrupts decoding for lack of input while there is output to hand over.
