@@ -159,6 +159,22 @@ func layerTree() *tree.Node {
 		&tree.Node{Name: "removed", Whiteout: true}, object("added", 5, 70000), file("small", "s"))
 }
 
+// smallTree is a bit of everything in few bytes.
+func smallTree() *tree.Node {
+	linked := tree.Inode{Type: tree.Regular, Mode: 0o644, Size: 6, Inline: "linked"}
+	return dir("", tree.Inode{Mode: 0o755, MTime: tree.Time{Sec: 1, Nsec: 2}},
+		&tree.Node{Name: "a", Inode: &linked}, &tree.Node{Name: "b", Inode: &linked},
+		dir("d", tree.Inode{Mode: 0o711}, symlink("l", "../a"), object("o", 1, 1<<44), dir("e", tree.Inode{})),
+		node("c", tree.Inode{Type: tree.CharDevice}),
+		node("n", tree.Inode{Type: tree.BlockDevice, Rdev: tree.Device{Major: 8, Minor: 300}}),
+		node("f", tree.Inode{Type: tree.Fifo}), node("s", tree.Inode{Type: tree.Socket}),
+		node("x", tree.Inode{Type: tree.Regular, Size: 5000, Inline: text(5000), Xattrs: []tree.Xattr{
+			{Name: "trusted.overlay.x", Value: "1"}, {Name: "user.k", Value: "v"}, {Name: "user.m", Value: "w"},
+		}}),
+		node("y", tree.Inode{Type: tree.Regular, Xattrs: []tree.Xattr{{Name: "user.k", Value: "v"}, {Name: "user.m", Value: "w"}}}),
+	)
+}
+
 // image writes a tree and reads it back.
 func image(t testing.TB, root *tree.Node, opts erofs.Options) ([]byte, *erofs.Image) {
 	t.Helper()

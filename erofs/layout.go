@@ -308,25 +308,36 @@ func (l *layouter) at(dir uint32, name string, err error) error {
 // place gives every inode its place, then every block.
 func (l *layouter) place() error {
 	off := int64(superOffset + superSize)
+	var gaps []gap
 	for i := range l.records {
 		r := &l.records[i]
 		l.shape(r)
-		off = alignUp(off, inodeUnit)
-		if r.tail > 0 {
+		length := extendedSize + int64(r.body) + int64(r.tail)
+		if r.flags&hasObject != 0 {
+			length += chunkEntry * chunks(r.size)
+		}
+		var filled bool
+		if r.off, gaps, filled = l.fillGap(gaps, length); filled {
+			continue
+		}
+		if r.tail > 0 && (off+extendedSize-1)>>blockBits != (off+length-1)>>blockBits {
 			// The tail has to lie in the block in which the inode ends, or kernels
 			// before 5.19 refuse the inode.
-			head := off + extendedSize
-			if end := head + int64(r.body) + int64(r.tail); (head-1)>>blockBits != (end-1)>>blockBits {
-				next := alignUp(off, BlockSize)
-				l.stats.Gaps += next - off
-				off = next
+			next := alignUp(off, BlockSize)
+			if len(gaps) == maxGaps {
+				gaps = l.closeGap(gaps, 0)
 			}
+			gaps = append(gaps, gap{off, next})
+			if next-off < extendedSize {
+				gaps = l.closeGap(gaps, len(gaps)-1)
+			}
+			off = next
 		}
 		r.off = off
-		off += extendedSize + int64(r.body) + int64(r.tail)
-		if r.flags&hasObject != 0 {
-			off += chunkEntry * chunks(r.size)
-		}
+		off = alignUp(off+length, inodeUnit)
+	}
+	for len(gaps) > 0 {
+		gaps = l.closeGap(gaps, 0)
 	}
 	l.metaEnd = off
 	l.sharedAt = alignUp(off, BlockSize)
@@ -348,6 +359,54 @@ func (l *layouter) place() error {
 	l.stats.SharedXattrs = l.attrs.shared
 	l.stats.Size = next << blockBits
 	return nil
+}
+
+// maxGaps is how many gaps are kept for inodes to come: with so few, an inode still
+// lies near its siblings, and most gaps are filled.
+const maxGaps = 16
+
+// gap is a free place at the end of a block.
+type gap struct{ off, end int64 }
+
+// fillGap finds a place for an inode in the first gap that is large enough.
+func (l *layouter) fillGap(gaps []gap, length int64) (int64, []gap, bool) {
+	for i := range gaps {
+		g := &gaps[i]
+		if g.end-g.off < length {
+			continue
+		}
+		at := g.off
+		g.off = min(alignUp(at+length, inodeUnit), g.end)
+		if g.end-g.off < extendedSize {
+			gaps = l.closeGap(gaps, i)
+		}
+		return at, gaps, true
+	}
+	return 0, gaps, false
+}
+
+// closeGap gives up a gap.
+func (l *layouter) closeGap(gaps []gap, i int) []gap {
+	l.stats.Gaps += gaps[i].end - gaps[i].off
+	return append(gaps[:i], gaps[i+1:]...)
+}
+
+// order lists the records by their place. Within a block they were placed in order.
+func (l *layouter) order() []uint32 {
+	starts := make([]uint32, l.metaEnd>>blockBits+2)
+	for i := range l.records {
+		starts[l.records[i].off>>blockBits+1]++
+	}
+	for i := 1; i < len(starts); i++ {
+		starts[i] += starts[i-1]
+	}
+	order := make([]uint32, len(l.records))
+	for i := range l.records {
+		at := &starts[l.records[i].off>>blockBits]
+		order[*at] = uint32(i)
+		*at++
+	}
+	return order
 }
 
 // shape decides the layout of an inode's data.

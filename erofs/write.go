@@ -190,11 +190,11 @@ func (r *record) storedType() tree.Type {
 }
 
 func (e *encoder) inodes() {
-	for i := range e.records {
+	for _, i := range e.order() {
 		r := &e.records[i]
 		e.seek(r.off)
 		e.room(extendedSize)
-		e.buf = e.putInode(e.buf, r, uint32(i))
+		e.buf = e.putInode(e.buf, r, i)
 		if r.body > 0 {
 			e.xattrs(r)
 		}
@@ -203,7 +203,7 @@ func (e *encoder) inodes() {
 			e.fill(0xff, chunkEntry*chunks(r.size)) // null addresses: holes
 		case r.tail == 0:
 		case r.node != nil:
-			e.dirData(uint32(i), r.size>>blockBits, true)
+			e.dirData(i, r.size>>blockBits, true)
 		default:
 			data := r.content()
 			e.str(data[len(data)-int(r.tail):])
