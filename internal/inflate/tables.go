@@ -112,8 +112,9 @@ func (b *builder) sort(lengths []uint8) bool {
 }
 
 // setMeta makes the table of the code in which the lengths of the other two are written.
+// That one cannot be empty: there is always something to write.
 func (t *tables) setMeta(lengths []uint8) bool {
-	if !t.b.sort(lengths) {
+	if !t.b.sort(lengths) || t.b.max == 0 {
 		return false
 	}
 	clear(t.meta[:])
