@@ -20,6 +20,12 @@ type ObjectRef struct {
 	Size int64
 }
 
+// Note says of a path why it is not in a layer as it was.
+type Note struct {
+	Path tree.Path
+	Text string
+}
+
 // Built is a finished recipe in memory, not yet written.
 type Built struct {
 	DiffID  digest.Digest
@@ -27,6 +33,7 @@ type Built struct {
 	Entries int         // members of the tar
 	Layer   *tree.Node  // what the layer says, every file with its object or inline contents
 	Objects []ObjectRef // distinct, in the order of the tar
+	Notes   []Note      // what could not be taken into the layer as it is
 
 	diffID   [32]byte
 	sections [][]frame
@@ -156,26 +163,33 @@ func (b *Builder) Object(ino *tree.Inode, extents []Extent) {
 }
 
 // Inline appends contents that the recipe itself holds: data, 1 to MaxInline bytes,
-// of which the tar has all, or when extents is not nil only those parts. Ino.Inline is
-// set to a copy of data at the latest by Finish. It reports false, having done
+// of which the tar has all, or when extents is not nil only those parts. Ino.Inline,
+// unless set already, is set to a copy of data at the latest by Finish. It reports false, having done
 // nothing, when the recipe holds too much already; the contents then must be an
 // object.
 func (b *Builder) Inline(ino *tree.Inode, data []byte, extents []Extent) bool {
-	s := &b.sections[sectionInline]
-	need := len(data) + binary.MaxVarintLen32
-	if len(data) == 0 || len(data) > MaxInline || s.rawSum+int64(len(s.buf)+need) > MaxInlineSum {
+	if !b.HasRoom(len(data)) {
 		return false
 	}
-	if len(s.buf)+need > MaxFrame {
+	s := &b.sections[sectionInline]
+	if len(s.buf)+len(data)+binary.MaxVarintLen32 > MaxFrame {
 		b.flushInline()
 	}
 	s.buf = binary.AppendUvarint(s.buf, uint64(len(data)))
-	b.pending = append(b.pending, pendingInline{ino, len(s.buf), len(s.buf) + len(data)})
+	if ino.Inline == "" {
+		b.pending = append(b.pending, pendingInline{ino, len(s.buf), len(s.buf) + len(data)})
+	}
 	s.buf = append(s.buf, data...)
 	b.inline[ino] = b.inlines
 	b.inlines++
 	b.content(int64(len(data)), true, extents)
 	return true
+}
+
+// HasRoom reports whether n bytes may be given to Inline.
+func (b *Builder) HasRoom(n int) bool {
+	s := &b.sections[sectionInline]
+	return n > 0 && n <= MaxInline && s.rawSum+int64(len(s.buf)+n+binary.MaxVarintLen32) <= MaxInlineSum
 }
 
 // flushInline ends a frame of inline contents and gives the inodes their strings, all
