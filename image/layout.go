@@ -17,8 +17,8 @@ import (
 // (https://github.com/containerd/containerd, core/images/annotations.go).
 const AnnotationImageName = "io.containerd.image.name"
 
-// writeLayout makes oci-layout and index.json say what the names say. The caller holds
-// the lock of names.
+// writeLayout makes index.json say what the names say. The file oci-layout beside it is
+// the same for ever and made with the store. The caller holds the lock of names.
 func (s *Store) writeLayout(ctx context.Context) error {
 	refs, err := s.soundRefs(ctx)
 	if err != nil {
@@ -39,18 +39,13 @@ func (s *Store) writeLayout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.records.ReadRecord(ocispec.ImageLayoutFile); errors.Is(err, fs.ErrNotExist) {
-		if err := s.records.WriteRecord(ctx, ocispec.ImageLayoutFile, EncodeLayout()); err != nil {
-			return fmt.Errorf("write %s: %w", ocispec.ImageLayoutFile, err)
-		}
-	}
 	if err := s.records.WriteRecord(ctx, ocispec.ImageIndexFile, data); err != nil {
 		return fmt.Errorf("write %s: %w", ocispec.ImageIndexFile, err)
 	}
 	return nil
 }
 
-// SyncLayout brings oci-layout and index.json up to date with the names, for a store
+// SyncLayout brings index.json up to date with the names, for a store
 // whose names were changed by other means.
 func (s *Store) SyncLayout(ctx context.Context) error {
 	return s.change(ctx, func(*changes) error { return nil })
