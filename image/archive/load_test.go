@@ -462,7 +462,9 @@ func multiArch() (l *layout, index ocispec.Descriptor, amd, arm *fixture) {
 		d.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
 		x.Manifests = append(x.Manifests, d)
 	}
-	slices.SortFunc(x.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Platform.Architecture, b.Platform.Architecture) })
+	slices.SortFunc(x.Manifests, func(a, b ocispec.Descriptor) int {
+		return strings.Compare(a.Platform.Architecture, b.Platform.Architecture)
+	})
 	attestation := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: l.blob(ocispec.MediaTypeImageConfig, []byte(`{"architecture":"unknown","os":"unknown","config":{},"rootfs":{"type":"layers","diff_ids":["`+string(digest.FromString("x"))+`"]}}`)),

@@ -45,3 +45,31 @@ func (r *meteredReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// meteredWriter is the same for writing.
+type meteredWriter struct {
+	ctx      context.Context
+	w        io.Writer
+	meter    *meter
+	p        Progress
+	reported int64
+}
+
+func (w *meteredWriter) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := w.w.Write(p)
+	w.p.Done += int64(n)
+	if w.p.Done-w.reported >= progressStep {
+		w.report()
+	}
+	return n, err
+}
+
+func (w *meteredWriter) report() {
+	w.reported = w.p.Done
+	if w.meter.report != nil {
+		w.meter.report(w.p)
+	}
+}
