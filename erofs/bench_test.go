@@ -49,10 +49,26 @@ func imageTree(inodes int) *tree.Node {
 	return grow("", 5)
 }
 
+// label gives every inode an attribute, of which there are few different ones.
+func label(n *tree.Node) {
+	if n.Inode.Xattrs == nil {
+		n.Inode.Xattrs = []tree.Xattr{{Name: "security.selinux", Value: fmt.Sprintf("system_u:object_r:type%d_t:s0\x00", n.Inode.Size%20)}}
+	}
+	for _, c := range n.Children {
+		label(c)
+	}
+}
+
 func BenchmarkWrite(b *testing.B) {
-	for _, n := range []int{1000, 60000} {
-		root := imageTree(n)
-		b.Run(fmt.Sprintf("inodes=%d", n), func(b *testing.B) {
+	for _, c := range []struct {
+		inodes int
+		labels bool
+	}{{1000, false}, {60000, false}, {60000, true}} {
+		root := imageTree(c.inodes)
+		if c.labels {
+			label(root)
+		}
+		b.Run(fmt.Sprintf("inodes=%d/labels=%v", c.inodes, c.labels), func(b *testing.B) {
 			b.ReportAllocs()
 			var stats erofs.Stats
 			for b.Loop() {

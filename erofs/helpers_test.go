@@ -258,8 +258,8 @@ func needTool(t testing.TB, name string) string {
 	return path
 }
 
-// mount mounts a file system and unmounts it at the end of the test. Values are set as
-// strings, in order.
+// mount mounts a file system and unmounts it at the end of the test. Options are set in
+// order, one without a value as a flag.
 func mount(t testing.TB, kind string, options ...[2]string) string {
 	t.Helper()
 	needRoot(t)
@@ -281,7 +281,13 @@ func mount(t testing.TB, kind string, options ...[2]string) string {
 		t.Fatalf("%s: %v", what, err)
 	}
 	for _, o := range options {
-		if err := unix.FsconfigSetString(fd, o[0], o[1]); err != nil {
+		var err error
+		if o[1] == "" {
+			err = unix.FsconfigSetFlag(fd, o[0])
+		} else {
+			err = unix.FsconfigSetString(fd, o[0], o[1])
+		}
+		if err != nil {
 			fail("set "+o[0], err)
 		}
 	}

@@ -1,12 +1,9 @@
 package erofs_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,8 +16,8 @@ import (
 
 // view says what a mount is expected to show of a tree.
 type view struct {
-	ns      string // whose overlay attributes are shown as they are on disk; "" on an overlay
-	objects bool   // contents of objects can be read
+	ns      erofs.Namespace
+	overlay bool // mounted by overlayfs: what is escaped is not, and objects can be read
 	content map[tree.ObjectID]string
 }
 
@@ -103,7 +100,7 @@ func compareNode(t *testing.T, path string, n *tree.Node, v view, links map[*tre
 				nlink++
 			}
 		}
-		if v.ns == "" {
+		if v.overlay {
 			nlink = int(st.Nlink) // overlayfs gives merged directories 1
 		}
 	}
@@ -130,7 +127,7 @@ func compareNode(t *testing.T, path string, n *tree.Node, v view, links map[*tre
 			t.Errorf("%q: wrong content (%v)", path, err)
 		}
 	}
-	if v.objects && ino.Type == tree.Regular && !ino.Object.IsZero() {
+	if v.overlay && ino.Type == tree.Regular && !ino.Object.IsZero() {
 		if content, ok := v.content[ino.Object]; ok {
 			if b, err := os.ReadFile(path); err != nil || string(b) != content {
 				t.Errorf("%q: wrong content (%v)", path, err)
@@ -146,12 +143,9 @@ func expectXattrs(n *tree.Node, v view, escaped bool) []tree.Xattr {
 	if n.Whiteout {
 		return nil
 	}
-	own := v.ns
-	if own == "" {
-		own = "trusted"
-	}
+	own := v.ns.String()
 	esc := own + ".overlay."
-	if v.ns != "" {
+	if !v.overlay {
 		esc += "overlay."
 	}
 	has := func(name string) bool {
@@ -183,7 +177,7 @@ func expectXattrs(n *tree.Node, v view, escaped bool) []tree.Xattr {
 	if n.Implicit {
 		note += "i"
 	}
-	if v.ns != "" {
+	if !v.overlay {
 		if n.Opaque {
 			want = append(want, tree.Xattr{Name: own + ".overlay.opaque", Value: "y"})
 		}
@@ -243,7 +237,7 @@ func TestKernelMount(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, _ := image(t, c.root, c.opts)
-			compare(t, mountImage(t, b), c.root, view{ns: c.opts.Namespace.String()})
+			compare(t, mountImage(t, b), c.root, view{ns: c.opts.Namespace})
 		})
 	}
 }
@@ -312,153 +306,4 @@ func dirsTree() *tree.Node {
 	}
 	all = append(all, dir("short", tree.Inode{Mode: 0o755}, short.Children...))
 	return dir("", tree.Inode{Mode: 0o755}, all...)
-}
-
-// TestTools has erofs-utils check and describe images.
-func TestTools(t *testing.T) {
-	fsck, dump := needTool(t, "fsck.erofs"), needTool(t, "dump.erofs")
-	for name, c := range map[string]struct {
-		root *tree.Node
-		opts erofs.Options
-	}{
-		"odd":         {oddTree(), erofs.Options{}},
-		"empty":       {dir("", tree.Inode{Mode: 0o755}), erofs.Options{}},
-		"layer":       {layerTree(), erofs.Options{Layer: true, Namespace: erofs.User}},
-		"sizes":       {sizesTree(), erofs.Options{}},
-		"directories": {dirsTree(), erofs.Options{}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b, im := image(t, c.root, c.opts)
-			path := store(t, b)
-			args := []string{path}
-			if name != "odd" { // it has a file of 8 EiB, which --extract would read
-				args = append([]string{"--extract"}, args...)
-			}
-			if out, err := exec.Command(fsck, args...).CombinedOutput(); err != nil || bytes.Contains(out, []byte("<E>")) || bytes.Contains(out, []byte("<W>")) {
-				t.Errorf("fsck.erofs: %v\n%.2000s", err, out)
-			}
-			out, err := exec.Command(dump, "-s", path).CombinedOutput()
-			if err != nil || bytes.Contains(out, []byte("<E>")) {
-				t.Errorf("dump.erofs: %v\n%s", err, out)
-			}
-			if want := fmt.Sprintf("%d", im.Inodes()); !strings.Contains(string(out), want) {
-				t.Errorf("dump.erofs does not tell of %s inodes:\n%s", want, out)
-			}
-			if out, err := exec.Command(dump, "--nid", fmt.Sprint(uint64(im.Root())), path).CombinedOutput(); err != nil || bytes.Contains(out, []byte("<E>")) {
-				t.Errorf("dump.erofs of the root: %v\n%s", err, out)
-			}
-		})
-	}
-}
-
-// TestACL has getfacl read the ACLs of a mount.
-func TestACL(t *testing.T) {
-	getfacl := needTool(t, "getfacl")
-	b, _ := image(t, oddTree(), erofs.Options{})
-	mnt := mountImage(t, b)
-	out, err := exec.Command(getfacl, "-n", "-c", "-p", filepath.Join(mnt, "acldir")).CombinedOutput()
-	if err != nil {
-		t.Fatalf("getfacl: %v\n%s", err, out)
-	}
-	want := "user::rwx\nuser:1000:r--\ngroup::r-x\nmask::r-x\nother::---\n" +
-		"default:user::rwx\ndefault:user:1000:r--\ndefault:group::r-x\ndefault:mask::r-x\ndefault:other::---\n\n"
-	if string(out) != want {
-		t.Errorf("getfacl says\n%swant\n%s", out, want)
-	}
-}
-
-// objectStore makes a directory of objects for a tree and says what they hold. Objects
-// of huge files are left out.
-func objectStore(t *testing.T, root *tree.Node) (string, map[tree.ObjectID]string) {
-	t.Helper()
-	base := t.TempDir()
-	content := make(map[tree.ObjectID]string)
-	var walk func(n *tree.Node)
-	walk = func(n *tree.Node) {
-		if n.Inode != nil && !n.Inode.Object.IsZero() && n.Inode.Size < 1<<20 {
-			content[n.Inode.Object] = text(int(n.Inode.Size))
-			path := filepath.Join(base, n.Inode.Object.Path())
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(content[n.Inode.Object]), 0o444); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, c := range n.Children {
-			walk(c)
-		}
-	}
-	walk(root)
-	return base, content
-}
-
-// TestOverlay mounts an image as a lower of overlayfs with the objects as a data-only
-// lower: attributes and devices of the image show again, and contents are there.
-func TestOverlay(t *testing.T) {
-	needRoot(t)
-	root := oddTree()
-	objects, content := objectStore(t, root)
-	b, _ := image(t, root, erofs.Options{})
-	lower := mountImage(t, b)
-	mnt := mount(t, "overlay", [2]string{"metacopy", "on"}, [2]string{"redirect_dir", "on"},
-		[2]string{"lowerdir+", lower}, [2]string{"datadir+", objects})
-	compare(t, mnt, root, view{objects: true, content: content})
-}
-
-// TestOverlayLayer stacks the image of a layer above a merged one.
-func TestOverlayLayer(t *testing.T) {
-	needRoot(t)
-	below := dir("", tree.Inode{Mode: 0o700},
-		dir("opaque", tree.Inode{Mode: 0o700}, file("hidden", "h")),
-		dir("implicit", tree.Inode{Mode: 0o711, UID: 8}, file("gone", "g"), file("gone2", "g"), file("stays", "old")),
-		file("removed", "r"), object("kept", 6, 80000))
-	layer := layerTree()
-	// What the two make together.
-	merged := dir("", tree.Inode{Mode: 0o755},
-		dir("opaque", tree.Inode{Mode: 0o755}, file("in", "new")),
-		dir("implicit", tree.Inode{Mode: 0o711, UID: 8}, file("stays", "old"), layer.Lookup("implicit/own")),
-		dir("both", tree.Inode{Mode: 0o755}),
-		layer.Lookup("added"), layer.Lookup("small"), below.Lookup("kept"))
-	objects, content := objectStore(t, merged)
-	low, _ := image(t, below, erofs.Options{UUID: [16]byte{1}})
-	top, _ := image(t, layer, erofs.Options{Layer: true, UUID: [16]byte{2}})
-	mnt := mount(t, "overlay", [2]string{"metacopy", "on"}, [2]string{"redirect_dir", "on"},
-		[2]string{"lowerdir+", mountImage(t, top)}, [2]string{"lowerdir+", mountImage(t, low)}, [2]string{"datadir+", objects})
-	compare(t, mnt, merged, view{objects: true, content: content})
-}
-
-// TestOverlayUpper writes through an overlay above an image: the first write copies an
-// object up, with its attributes.
-func TestOverlayUpper(t *testing.T) {
-	needRoot(t)
-	root := oddTree()
-	objects, content := objectStore(t, root)
-	b, _ := image(t, root, erofs.Options{UUID: [16]byte{3}})
-	upper := t.TempDir()
-	for _, d := range []string{"upper", "work"} {
-		if err := os.Mkdir(filepath.Join(upper, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	mnt := mount(t, "overlay", [2]string{"metacopy", "on"}, [2]string{"redirect_dir", "on"},
-		[2]string{"lowerdir+", mountImage(t, b)}, [2]string{"datadir+", objects},
-		[2]string{"upperdir", filepath.Join(upper, "upper")}, [2]string{"workdir", filepath.Join(upper, "work")})
-	path := filepath.Join(mnt, "objx")
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteString("more")
-	if err := errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	have, err := os.ReadFile(path)
-	if err != nil || string(have) != content[root.Lookup("objx").Inode.Object]+"more" {
-		t.Errorf("wrong content after copy up (%v)", err)
-	}
-	value := make([]byte, 100)
-	if n, err := unix.Lgetxattr(path, "user.color", value); err != nil || string(value[:n]) != "red" {
-		t.Errorf("xattr after copy up: %q, %v", value[:n], err)
-	}
 }

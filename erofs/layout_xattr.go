@@ -9,31 +9,28 @@ import (
 	"github.com/layerfs/layerfs/tree"
 )
 
-// attr is an attribute as it goes to disk.
+// attr is one attribute of one inode.
 type attr struct {
-	index uint8
-	// shared is where the value lies in the shared area, in units of 4 bytes, once
-	// the attribute is settled; -1 if it lies with the inode.
-	shared int64
 	unique int32 // index into attrTable.uniques
-	name   string
-	value  string
+	shared bool  // kept in the shared area, once settled
 }
 
-func (a *attr) size() int { return entrySize(len(a.name), len(a.value)) }
+// unique is an attribute as it goes to disk. Several inodes may have it.
+type unique struct {
+	index uint8
+	name  string
+	value string
+	count int   // inodes that have it
+	at    int64 // in the shared area, units of 4 bytes; -1 while not there
+}
+
+func (u *unique) size() int { return entrySize(len(u.name), len(u.value)) }
 
 // attrSet is the attributes of one inode except those of an object.
 type attrSet struct {
 	from, to int32 // in attrTable.all
 	shared   int32 // how many of them are shared
 	filter   uint32
-}
-
-// unique is one attribute of which several inodes may have the like.
-type unique struct {
-	count int
-	at    int64 // in the shared area, units of 4 bytes; -1 while not there
-	attr  int32 // the first of its kind in attrTable.all
 }
 
 // attrTable holds the attributes of all inodes. Metacopy and redirect of objects are
@@ -43,7 +40,7 @@ type attrTable struct {
 	sets      []attrSet
 	uniques   []unique
 	index     map[attrKey]int32
-	area      []int32 // the shared area: indices into all
+	area      []int32 // the shared area: indices into uniques
 	sharedLen int64   // bytes of the shared area
 	shared    int     // attributes in it
 
@@ -163,10 +160,11 @@ func (l *layouter) addXattrs(r *record) error {
 	}
 	set.filter = ^uint32(0)
 	for i := set.from; i < set.to; i++ {
-		set.filter &^= filterBit(t.all[i].index, t.all[i].name)
+		u := &t.uniques[t.all[i].unique]
+		set.filter &^= filterBit(u.index, u.name)
 	}
 	r.attrs = int32(len(t.sets))
-	t.sets = append(t.sets, set)
+	t.sets = append(doubled(t.sets), set)
 	return nil
 }
 
@@ -194,10 +192,10 @@ func (t *attrTable) add(index uint8, name, value string) {
 	if !ok {
 		at = int32(len(t.uniques))
 		t.index[key] = at
-		t.uniques = append(t.uniques, unique{at: -1, attr: int32(len(t.all))})
+		t.uniques = append(t.uniques, unique{index: index, name: name, value: value, at: -1})
 	}
 	t.uniques[at].count++
-	t.all = append(t.all, attr{index: index, shared: -1, unique: at, name: name, value: value})
+	t.all = append(doubled(t.all), attr{unique: at})
 }
 
 // settle decides which attributes of a set are shared: those that another inode has
@@ -210,51 +208,57 @@ func (t *attrTable) settle(s *attrSet, used int64, object bool) int64 {
 		room-- // for metacopy
 	}
 	var total int64
-	sharedCount := 0
+	n := 0
 	for i := range set {
-		if t.uniques[set[i].unique].count > 1 && sharedCount < room {
-			sharedCount++
+		u := &t.uniques[set[i].unique]
+		if set[i].shared = u.count > 1 && n < room; set[i].shared {
+			n++
 			total += xattrEntry
 		} else {
-			total += int64(set[i].size())
+			total += int64(u.size())
 		}
 	}
-	if used+total <= MaxXattrBody {
-		n := 0
-		for i := range set {
-			if t.uniques[set[i].unique].count > 1 && n < room {
-				t.share(s, &set[i])
-				n++
+	if used+total > MaxXattrBody {
+		order := make([]int, len(set))
+		for i := range order {
+			order[i] = i
+		}
+		size := func(i int) int { return t.uniques[set[i].unique].size() }
+		slices.SortStableFunc(order, func(a, b int) int { return size(b) - size(a) })
+		total = 0
+		for n, i := range order {
+			if set[i].shared = n < room; set[i].shared {
+				total += xattrEntry
+			} else {
+				total += int64(size(i))
 			}
 		}
-		return total
 	}
-	order := make([]int, len(set))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return set[b].size() - set[a].size() })
-	total = 0
-	for n, i := range order {
-		if n < room {
-			t.share(s, &set[i])
-			total += xattrEntry
-		} else {
-			total += int64(set[i].size())
+	for i := range set {
+		if set[i].shared {
+			t.share(set[i].unique)
+			s.shared++
 		}
 	}
 	return total
 }
 
 // share puts an attribute into the shared area, once for all inodes that have it.
-func (t *attrTable) share(s *attrSet, a *attr) {
-	u := &t.uniques[a.unique]
+func (t *attrTable) share(at int32) {
+	u := &t.uniques[at]
 	if u.at < 0 {
 		u.at = t.sharedLen / 4
-		t.sharedLen += int64(a.size())
+		t.sharedLen += int64(u.size())
 		t.shared++
-		t.area = append(t.area, u.attr)
+		t.area = append(t.area, at)
 	}
-	a.shared = u.at
-	s.shared++
+}
+
+// doubled makes room for one more. Append alone grows a large slice by a quarter, and
+// would copy all of it many times over.
+func doubled[T any](s []T) []T {
+	if len(s) == cap(s) {
+		return slices.Grow(s, max(len(s), 64))
+	}
+	return s
 }

@@ -273,16 +273,16 @@ func (e *encoder) xattrs(r *record) {
 		e.buf = le.AppendUint32(e.buf, uint32(t.metacopyAt))
 	}
 	for i := range set {
-		if set[i].shared >= 0 {
-			e.buf = le.AppendUint32(e.buf, uint32(set[i].shared))
+		if set[i].shared {
+			e.buf = le.AppendUint32(e.buf, uint32(t.uniques[set[i].unique].at))
 		}
 	}
 	if object {
 		e.redirect(r.ino.Object)
 	}
 	for i := range set {
-		if set[i].shared < 0 {
-			e.attr(set[i].index, set[i].name, set[i].value)
+		if !set[i].shared {
+			e.attr(&t.uniques[set[i].unique])
 		}
 	}
 }
@@ -299,22 +299,21 @@ func (e *encoder) redirect(id tree.ObjectID) {
 	e.align(4)
 }
 
-func (e *encoder) attr(index uint8, name, value string) {
+func (e *encoder) attr(u *unique) {
 	e.room(xattrEntry)
-	e.buf = append(e.buf, byte(len(name)), index, byte(len(value)), byte(len(value)>>8))
-	e.str(name)
-	e.str(value)
+	e.buf = append(e.buf, byte(len(u.name)), u.index, byte(len(u.value)), byte(len(u.value)>>8))
+	e.str(u.name)
+	e.str(u.value)
 	e.align(4)
 }
 
 func (e *encoder) sharedXattrs() {
 	e.seek(e.sharedAt)
 	if e.stats.Objects > 0 {
-		e.attr(e.opts.Namespace.index(), overlayMetacopy, "")
+		e.attr(&unique{index: e.opts.Namespace.index(), name: overlayMetacopy})
 	}
 	for _, at := range e.attrs.area {
-		a := &e.attrs.all[at]
-		e.attr(a.index, a.name, a.value)
+		e.attr(&e.attrs.uniques[at])
 	}
 }
 

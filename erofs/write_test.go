@@ -236,7 +236,7 @@ func TestAtLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, root, have)
-	t.Run("mount", func(t *testing.T) { compare(t, mountImage(t, b), root, view{ns: "trusted"}) })
+	t.Run("mount", func(t *testing.T) { compare(t, mountImage(t, b), root, view{}) })
 	_, im = image(t, depth, erofs.Options{})
 	if have, err = im.Tree(); err != nil {
 		t.Fatal(err)
@@ -284,5 +284,5 @@ func TestSharedDirectoryInode(t *testing.T) {
 	if have.Lookup("a/x") == nil || have.Lookup("b/y") == nil || have.Lookup("b/x") != nil {
 		t.Error("directories are mixed up")
 	}
-	t.Run("mount", func(t *testing.T) { compare(t, mountImage(t, b), root, view{ns: "trusted"}) })
+	t.Run("mount", func(t *testing.T) { compare(t, mountImage(t, b), root, view{}) })
 }
