@@ -31,6 +31,9 @@ type LoadOptions struct {
 	Force bool
 	// Source is noted with the names; may be "".
 	Source string
+	// Verify is asked for every image, after its layers are stored and before anything
+	// has a name; its error ends the load. May be nil.
+	Verify func(ctx context.Context, im *image.Image) error
 	// Workers is how many layers are imported side by side; when 0, as many as there
 	// are processors, at most 4.
 	Workers int

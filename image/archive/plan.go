@@ -251,6 +251,15 @@ func (p *plan) name(ctx context.Context, store *image.Store) ([]Loaded, error) {
 		}
 		loaded = append(loaded, l)
 	}
+	if p.opts.Verify != nil {
+		for _, l := range loaded {
+			for _, im := range l.Images {
+				if err := p.opts.Verify(ctx, im); err != nil {
+					return nil, fmt.Errorf("image %s: %w", im.ID(), err)
+				}
+			}
+		}
+	}
 	if err := store.SetRefs(ctx, refs...); err != nil {
 		return nil, err
 	}

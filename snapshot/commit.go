@@ -1,0 +1,124 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/layerfs/layerfs/tarstream"
+	"github.com/layerfs/layerfs/tree"
+)
+
+// Commit makes a layer of what was written to a snapshot and returns it with the stack
+// that it belongs on, the new layer last. It reads the upper directory and, to compute
+// the DiffID, the contents of what is in the layer; never the rest of the stack.
+// The snapshot stays as it is. A snapshot on sealed ones gives one layer with the
+// changes of all of them. An unmounted snapshot gives what it holds; of a mounted one,
+// files that are being written meanwhile are as consistent as a copy of them would be.
+// The layer is safe from a collector as long as the session is open.
+func (s *Store) Commit(ctx context.Context, sess *Session, key Key) (_ Layer, _ []DiffID, err error) {
+	fail := func(err error) (Layer, []DiffID, error) {
+		return Layer{}, nil, fmt.Errorf("commit snapshot %s: %w", key, err)
+	}
+	unlock, err := s.lockSnapshot(ctx, key)
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	rec, err := s.Stat(ctx, key)
+	if err != nil {
+		return fail(err)
+	}
+	if rec.Kind == View {
+		return fail(fmt.Errorf("it is read-only: %w", errors.ErrUnsupported))
+	}
+	u, err := s.openUnion(ctx, rec, true)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, u.close()) }()
+	layer, err := u.layer(len(rec.Below) + 1)
+	if err != nil {
+		return fail(err)
+	}
+	ing, err := s.disk.Begin(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, ing.Close()) }()
+	built, err := tarstream.Pack(ctx, layer, u, ing, tarstream.PackOptions{InlineMax: s.opts.InlineMax, Source: s.disk})
+	if err != nil {
+		return fail(err)
+	}
+	l, err := s.publishLayer(ctx, sess, ing, built)
+	if err != nil {
+		return fail(err)
+	}
+	return l, append(rec.Layers[:len(rec.Layers):len(rec.Layers)], l.DiffID), nil
+}
+
+// Changes lists what was changed in a snapshot against its image, sorted by path. It
+// reads the upper directory and looks up the same paths below.
+func (s *Store) Changes(ctx context.Context, key Key) (_ []tree.Change, err error) {
+	rec, err := s.Stat(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Kind == View {
+		return nil, nil
+	}
+	u, err := s.openUnion(ctx, rec, true)
+	if err != nil {
+		return nil, fmt.Errorf("diff snapshot %s: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, u.close()) }()
+	uppers := len(rec.Below) + 1
+	layer, err := u.layer(uppers)
+	if err != nil {
+		return nil, fmt.Errorf("diff snapshot %s: %w", key, err)
+	}
+	ch, err := u.changes(layer, uppers)
+	if err != nil {
+		return nil, fmt.Errorf("diff snapshot %s: %w", key, err)
+	}
+	return ch, nil
+}
+
+// Diff lists the changes that lead from one tree to the other, sorted by path.
+// Contents are compared by digest and never read.
+func Diff(from, to *tree.Node) []tree.Change {
+	var out []tree.Change
+	for c := range tree.Diff(from, to) {
+		out = append(out, c)
+	}
+	return out
+}
+
+// DiffStacks lists the changes between two stacks of layers, bottom first. Layers that
+// both have at the bottom are merged once and skipped in the comparison.
+func (s *Store) DiffStacks(ctx context.Context, from, to []DiffID) ([]tree.Change, error) {
+	common := 0
+	for common < len(from) && common < len(to) && from[common] == to[common] {
+		common++
+	}
+	base, err := s.Tree(ctx, from[:common])
+	if err != nil {
+		return nil, err
+	}
+	roots := [2]*tree.Node{base, base}
+	for i, rest := range [][]DiffID{from[common:], to[common:]} {
+		for _, d := range rest {
+			l, err := s.layerTree(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			if roots[i], err = tree.Merge(roots[i], l); err != nil {
+				return nil, fmt.Errorf("apply layer %s: %w", d, err)
+			}
+		}
+		if roots[i] == nil {
+			roots[i] = &tree.Node{Inode: tree.Implied()}
+		}
+	}
+	return Diff(roots[0], roots[1]), nil
+}

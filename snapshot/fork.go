@@ -1,0 +1,176 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/layerfs/layerfs/tree"
+	"golang.org/x/sys/unix"
+)
+
+// Fork makes a second writable snapshot with the state that the first has now, without
+// copying: the first's upper is sealed under a name of its own and both go on writing
+// to new uppers above it. The first must not be mounted.
+func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
+	if _, err := ParseKey(string(to)); err != nil {
+		return nil, err
+	}
+	unlock, err := s.lockSnapshot(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	rec, err := s.Stat(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Kind != Active {
+		return nil, fmt.Errorf("fork snapshot %s: it is %s, want active: %w", from, rec.Kind, errors.ErrUnsupported)
+	}
+	if _, err := s.readRecord(to); err == nil {
+		return nil, fmt.Errorf("fork snapshot %s to %s: %w", from, to, fs.ErrExist)
+	}
+	if err := s.mustBeIdle(from); err != nil {
+		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
+	}
+	if rec, err = s.seal(ctx, rec); err != nil {
+		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
+	}
+	return s.create(ctx, to, Active, PrepareOptions{Layers: rec.Layers, Below: rec.Below,
+		Image: rec.Image, Ref: rec.Ref, Labels: rec.Labels})
+}
+
+// seal moves what was written to rec's snapshot under a new sealed one and leaves rec's
+// as an empty snapshot above it; it returns the new record. An empty upper is not
+// sealed: there is nothing to share.
+//
+// The new state is made complete in the directory of the sealed key, and then the two
+// directories are exchanged by one rename, so that a cut leaves the old or the new
+// state. After the exchange the sealed directory still carries the record of the
+// snapshot it was; readRecord understands that, and the last step only tidies it.
+func (s *Store) seal(ctx context.Context, rec *Record) (*Record, error) {
+	names, err := os.ReadDir(s.Upper(rec.Key))
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return rec, nil
+	}
+	if len(rec.Below) >= maxBelow {
+		return nil, fmt.Errorf("%d forks deep; commit it to an image first: %w", maxBelow, errors.ErrUnsupported)
+	}
+	sealed := *rec
+	sealed.Kind = Sealed
+	sealed.Key = Key(fmt.Sprintf("%.100s.sealed-%d", rec.Key, s.now().UnixNano()))
+	sealed.Labels = nil
+	above := *rec
+	above.Below = append(slices.Clone(rec.Below), sealed.Key)
+	above.Created = s.now().UTC().Truncate(time.Millisecond)
+
+	// A new home with a fresh upper is made beside; the exchange of the two directories
+	// is one rename, and each carries its own record along.
+	home := s.dir(sealed.Key)
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := s.upperRoot(rec)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeUpper(home, root); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(home))
+	}
+	data, err := encodeRecord(&above)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.disk.WriteRecord(ctx, recordName(sealed.Key), data); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(home))
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, home, unix.AT_FDCWD, s.dir(rec.Key), unix.RENAME_EXCHANGE)
+	if err == nil {
+		err = syncDir(filepath.Dir(home))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("exchange %s and %s: %w", sealed.Key, rec.Key, err)
+	}
+	return &above, s.writeRecord(ctx, &sealed)
+}
+
+// upperRoot returns the metadata of the root directory of a snapshot as it is now.
+func (s *Store) upperRoot(rec *Record) (_ *tree.Inode, err error) {
+	dir, err := openDir(s.Upper(rec.Key))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	var n upperNode
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return nil, err
+	}
+	r := upperReader{buf: make([]byte, 64<<10)}
+	if err := r.fill(&n, int(dir.Fd()), &st); err != nil {
+		return nil, err
+	}
+	return n.inode, nil
+}
+
+// Reset drops all that was written to a snapshot since it was made or last forked. It
+// must not be mounted.
+func (s *Store) Reset(ctx context.Context, key Key) error {
+	unlock, err := s.lockSnapshot(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := s.Stat(ctx, key)
+	if err != nil {
+		return err
+	}
+	if rec.Kind != Active {
+		return fmt.Errorf("reset snapshot %s: it is %s, want active: %w", key, rec.Kind, errors.ErrUnsupported)
+	}
+	if err := s.mustBeIdle(key); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	root, err := s.rootInode(ctx, rec)
+	if err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	fresh := filepath.Join(s.dir(key), "fresh")
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	if err := makeUpper(fresh, root); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	// The old upper leaves by one rename: a cut leaves the old or the new state.
+	for _, d := range []string{"work", "upper"} {
+		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(fresh, d), unix.AT_FDCWD, filepath.Join(s.dir(key), d), unix.RENAME_EXCHANGE)
+		if err != nil {
+			return fmt.Errorf("reset snapshot %s: exchange %s: %w", key, d, err)
+		}
+	}
+	if err := syncDir(s.dir(key)); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	return os.RemoveAll(fresh)
+}
+
+func syncDir(path string) error {
+	d, err := openDir(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,358 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/layerfs/layerfs/cas"
+	"github.com/layerfs/layerfs/cas/disk"
+	"github.com/layerfs/layerfs/tree"
+	"github.com/opencontainers/go-digest"
+)
+
+// Mark collects what must be kept.
+type Mark struct {
+	blobs   map[digest.Digest]bool
+	layers  map[DiffID]bool
+	chains  map[ChainID]bool
+	objects map[tree.ObjectID]bool
+	trees   map[string]bool // records below stacks/
+}
+
+// Blob keeps a manifest, a config, or a layer as received.
+func (m *Mark) Blob(d digest.Digest) { m.blobs[d] = true }
+
+// Stack keeps layers, bottom first, and the trees made from them.
+func (m *Mark) Stack(layers []DiffID) {
+	for _, d := range layers {
+		m.layers[d] = true
+	}
+	for _, c := range Chain(layers) {
+		m.chains[c] = true
+	}
+}
+
+// Roots visits everything that images and the like keep. It is called more than once.
+type Roots func(ctx context.Context, m *Mark) error
+
+// DefaultGrace is how long what was collected stays in quarantine, from where it is
+// brought back if somebody turns out to need it. A process that relies on something it
+// found says so in the store, so the grace is a second line of defence only.
+const DefaultGrace = 0 * time.Second
+
+// CollectOptions says how to collect.
+type CollectOptions struct {
+	DryRun bool
+	Grace  time.Duration // what was quarantined less than this ago is not deleted yet
+	// Progress is called with what is being done and how many things are left; may be
+	// nil.
+	Progress func(what string, left int)
+}
+
+// CollectReport is what was collected, or would be.
+type CollectReport struct {
+	Blobs     disk.Sum `json:"blobs"`
+	Objects   disk.Sum `json:"objects"`
+	Layers    disk.Sum `json:"layers"`
+	Trees     disk.Sum `json:"trees"`
+	Snapshots int      `json:"snapshots"` // sealed ones and leftovers
+	Ingests   int      `json:"ingests"`   // of processes that died
+	Deleted   disk.Sum `json:"deleted"`   // from quarantine, this time
+}
+
+// candidate is something that nothing reached when it was looked at.
+type candidate struct {
+	rel  string
+	size int64
+	sum  *disk.Sum
+	kept func(*Mark) bool // whether a newer mark reaches it
+}
+
+// Collect removes what nothing reaches: it marks from the roots, the snapshots and the
+// live sessions, and moves the rest to quarantine in one short moment in which nobody
+// publishes; what was published or named since the marking is marked again then. It
+// needs no free space, and can run at any time beside anything else.
+func (s *Store) Collect(ctx context.Context, roots Roots, o CollectOptions) (*CollectReport, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, int) {}
+	}
+	r := &CollectReport{}
+	if err := s.collect(ctx, roots, o, r); err != nil {
+		return nil, fmt.Errorf("collect garbage: %w", err)
+	}
+	return r, nil
+}
+
+func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *CollectReport) error {
+	if err := s.dropLeftovers(ctx, o.DryRun, r); err != nil {
+		return err
+	}
+	epoch, err := s.disk.Epoch(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := s.mark(ctx, roots)
+	if err != nil {
+		return err
+	}
+	found, err := s.candidates(ctx, m, r)
+	if err != nil {
+		return err
+	}
+	if !o.DryRun && len(found) > 0 {
+		o.Progress("sweep", len(found))
+		err := s.disk.Sweep(ctx, func(sw *disk.Sweep) error {
+			if sw.Epoch() != epoch {
+				if m, err = s.mark(ctx, roots); err != nil {
+					return err
+				}
+			}
+			return sweep(sw, found, m)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, c := range found {
+		if !c.kept(m) {
+			c.sum.Count++
+			c.sum.Bytes += c.size
+		}
+	}
+	if o.DryRun {
+		return nil
+	}
+	if r.Ingests, err = s.disk.CleanIngests(ctx); err != nil {
+		return err
+	}
+	r.Deleted, err = s.disk.Expire(ctx, s.now().Add(-o.Grace).Add(time.Second))
+	return err
+}
+
+func sweep(sw *disk.Sweep, found []candidate, m *Mark) error {
+	for _, c := range found {
+		if c.kept(m) {
+			continue
+		}
+		if err := sw.Quarantine(c.rel); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// mark finds everything that is reachable.
+func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
+	m := &Mark{blobs: map[digest.Digest]bool{}, layers: map[DiffID]bool{}, chains: map[ChainID]bool{},
+		objects: map[tree.ObjectID]bool{}, trees: map[string]bool{}}
+	// Sessions come before names: a session is closed only after its names are there.
+	if err := s.markSessions(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := roots(ctx, m); err != nil {
+		return nil, err
+	}
+	err := s.Walk(ctx, func(r *Record) error {
+		m.Stack(r.Layers)
+		if r.Image != "" {
+			m.Blob(digest.Digest(r.Image))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for d := range m.layers {
+		if err := s.markObjects(ctx, d, m); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// markSessions marks what live sessions and ingests keep. While there are any, documents
+// that they wrote may not be named yet, so then all blobs are kept.
+func (s *Store) markSessions(ctx context.Context, m *Mark) error {
+	infos, err := s.disk.Ingests(ctx)
+	if err != nil {
+		return err
+	}
+	live := false
+	for _, in := range infos {
+		if !in.Live {
+			continue
+		}
+		live = true
+		for _, rel := range in.Kept {
+			switch {
+			case strings.HasPrefix(rel, "layers/sha256/"):
+				m.layers[DiffID("sha256:"+strings.TrimPrefix(rel, "layers/sha256/"))] = true
+			case strings.HasPrefix(rel, "stacks/"):
+				m.trees[rel] = true
+			}
+		}
+	}
+	if !live {
+		return nil
+	}
+	return s.disk.Blobs().Walk(ctx, func(i cas.Info) error {
+		m.blobs[i.Digest] = true
+		return nil
+	})
+}
+
+func (s *Store) markObjects(ctx context.Context, d DiffID, m *Mark) error {
+	rec, closer, err := s.OpenLayer(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // damage that fsck reports; there is nothing to keep
+	}
+	if err != nil {
+		// Its objects are not known, so nothing may be swept.
+		return err
+	}
+	objects, err := rec.Objects()
+	for _, o := range objects {
+		m.objects[o.ID] = true
+	}
+	return errors.Join(err, closer.Close())
+}
+
+// candidates lists what the mark does not reach.
+func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]candidate, error) {
+	var out []candidate
+	add := func(rel string, size int64, sum *disk.Sum, kept func(*Mark) bool) {
+		if !kept(m) {
+			out = append(out, candidate{rel, size, sum, kept})
+		}
+	}
+	err := s.disk.WalkRecords(ctx, "layers", func(rel string, size int64, _ time.Time) error {
+		switch {
+		case strings.HasPrefix(rel, "layers/sha256/"):
+			d := DiffID("sha256:" + strings.TrimPrefix(rel, "layers/sha256/"))
+			add(rel, size, &r.Layers, func(m *Mark) bool { return m.layers[d] })
+		case strings.HasPrefix(rel, "layers/blobs/"):
+			d, err := blobOfRecord(rel)
+			if err != nil {
+				return nil //nolint:nilerr // not one of ours
+			}
+			b, err := s.BlobOf(ctx, d)
+			if err != nil {
+				add(rel, size, &r.Layers, func(*Mark) bool { return false })
+				return nil
+			}
+			add(rel, size, &r.Layers, func(m *Mark) bool { return m.blobs[d] && m.layers[b.DiffID] })
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.disk.WalkRecords(ctx, "stacks", func(rel string, size int64, _ time.Time) error {
+		id, rest, _ := strings.Cut(filepath.Base(rel), ".")
+		c := ChainID("sha256:" + id)
+		current := strings.HasPrefix(rest, treeVersion+".") || strings.HasPrefix(rest, "delta."+treeVersion+".")
+		add(rel, size, &r.Trees, func(m *Mark) bool { return current && m.chains[c] || m.trees[rel] })
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.disk.Objects().Walk(ctx, func(i cas.Info) error {
+		id, ok := tree.ParseObjectPath(objectRel(i.Digest))
+		if ok {
+			add("objects/"+id.Path(), i.Size, &r.Objects, func(m *Mark) bool { return m.objects[id] })
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.disk.Blobs().Walk(ctx, func(i cas.Info) error {
+		add(blobPath(i.Digest), i.Size, &r.Blobs, func(m *Mark) bool { return m.blobs[i.Digest] })
+		return nil
+	})
+	return out, err
+}
+
+func objectRel(d digest.Digest) string {
+	hex := d.Encoded()
+	if len(hex) < 3 {
+		return ""
+	}
+	return hex[:2] + "/" + hex[2:]
+}
+
+func blobOfRecord(rel string) (digest.Digest, error) {
+	alg, hex, _ := strings.Cut(strings.TrimPrefix(rel, "layers/blobs/"), "/")
+	d := digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)
+	return d, d.Validate()
+}
+
+// dropLeftovers removes directories of snapshots that have no record, of commands that
+// were killed, and sealed snapshots that nothing stands on.
+func (s *Store) dropLeftovers(ctx context.Context, dryRun bool, r *CollectReport) error {
+	err := s.walkNames(ctx, "snapshots", func(name string) error {
+		key, err := ParseKey(name)
+		if err != nil {
+			return nil //nolint:nilerr // not one of ours
+		}
+		_, err = s.readRecord(key)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil //nolint:nilerr // a damaged record is for fsck to report, and is kept
+		}
+		return s.dropLeftover(ctx, key, dryRun, r)
+	})
+	if err != nil {
+		return err
+	}
+	var sealed []Key
+	used := map[Key]bool{}
+	err = s.Walk(ctx, func(rec *Record) error {
+		if rec.Kind == Sealed {
+			sealed = append(sealed, rec.Key)
+		}
+		for _, k := range rec.Below {
+			used[k] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range sealed {
+		if used[k] {
+			continue
+		}
+		r.Snapshots++
+		if dryRun {
+			continue
+		}
+		if err := s.dropUnusedSealed(ctx, []Key{k}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) dropLeftover(ctx context.Context, key Key, dryRun bool, r *CollectReport) error {
+	unlock, err := s.lockSnapshot(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// Whoever was making it held the lock until now.
+	if _, err := s.readRecord(key); !errors.Is(err, fs.ErrNotExist) {
+		return nil //nolint:nilerr // see dropLeftovers
+	}
+	r.Snapshots++
+	if dryRun {
+		return nil
+	}
+	return os.RemoveAll(s.dir(key))
+}

@@ -1,0 +1,69 @@
+package snapshot
+
+import (
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// DiffID names a layer: the SHA-256 of its uncompressed tar.
+type DiffID digest.Digest
+
+// ChainID names a stack of layers, as the OCI image specification defines it: the
+// DiffID of a single layer, else the SHA-256 of the chain below, a space, and the
+// DiffID on top.
+type ChainID digest.Digest
+
+// ParseDiffID checks a DiffID from outside. Only SHA-256 is accepted: it is what every
+// image in use has, and what the recipe's name is made from.
+func ParseDiffID(s string) (DiffID, error) {
+	d, err := digest.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("parse diff id %q: %v: %w", s, err, fs.ErrInvalid)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return "", fmt.Errorf("parse diff id %q: algorithm %s, only sha256 is supported: %w", s, d.Algorithm(), fs.ErrInvalid)
+	}
+	return DiffID(d), nil
+}
+
+// String returns "sha256:<hex>".
+func (d DiffID) String() string { return string(d) }
+
+func (d DiffID) hex() string { return strings.TrimPrefix(string(d), "sha256:") }
+
+// String returns "sha256:<hex>".
+func (c ChainID) String() string { return string(c) }
+
+func (c ChainID) hex() string { return strings.TrimPrefix(string(c), "sha256:") }
+
+// Chain returns the ChainIDs of every prefix of layers, which are given bottom first:
+// the last is the id of the whole stack.
+func Chain(layers []DiffID) []ChainID {
+	chain := make([]ChainID, len(layers))
+	for i, d := range layers {
+		if i == 0 {
+			chain[i] = ChainID(d)
+			continue
+		}
+		chain[i] = ChainID(digest.SHA256.FromString(string(chain[i-1]) + " " + string(d)))
+	}
+	return chain
+}
+
+// Key names a snapshot: 1 to 128 of letters, digits, '_', '.', '-', beginning with a
+// letter or a digit, as Docker restricts container names.
+type Key string
+
+var keyPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// ParseKey checks a name from outside.
+func ParseKey(s string) (Key, error) {
+	if !keyPattern.MatchString(s) {
+		return "", fmt.Errorf("snapshot name %q: want a letter or digit, then up to 127 of letters, digits, '_', '.', '-': %w", s, fs.ErrInvalid)
+	}
+	return Key(s), nil
+}

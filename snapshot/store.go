@@ -1,0 +1,108 @@
+// Package snapshot is the layer graph: layers as recipes, stacks of layers as trees,
+// and snapshots, the places where a stack is looked at or written to.
+//
+// A layer (named by its [DiffID]) is imported once and never changes. A stack (named by
+// its [ChainID]) is a list of layers; its trees are caches made from their recipes: one
+// merged tree, or a merged tree of the lower part and a few deltas above. A snapshot
+// (named by its [Key]) is a stack with, when it is active, an upper directory on top:
+//
+//	Prepare → Active ──Commit──▶ a new layer; the snapshot stays as it is
+//	             │ ▲
+//	             │ └─Reset: drops the upper
+//	             └─Fork──▶ Sealed, with a new Active of the same name above it,
+//	                       and another one for the fork
+//	View → read-only
+//
+// Mounting is not done here: [Store.Mounts] says what to give to a union file system.
+//
+// Locks, in the order in which they are taken: a snapshot's, a layer's or blob's, a
+// stack's, then the store's own (see package disk). Never two of one kind, except that
+// Fork holds the source's and then the new snapshot's.
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/layerfs/layerfs/cas/disk"
+)
+
+// Options of a Store. The zero value is usable.
+type Options struct {
+	// InlineMax is the size in bytes up to which file contents are kept in recipes and
+	// trees instead of becoming objects; 0 is the default.
+	InlineMax int
+	// KeepBlobs keeps compressed layers as they came, so that a save or push has the
+	// manifest's digests.
+	KeepBlobs bool
+	// Workers is how many goroutines hash and store contents per layer; 0 is one for
+	// each processor.
+	Workers int
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Logger discards when nil.
+	Logger *slog.Logger
+}
+
+// DefaultInlineMax is the largest content, in bytes, that is kept inline. It was chosen
+// by measurement, see docs/decisions.
+const DefaultInlineMax = 2048
+
+// Store is the layer graph of one store on disk. It is safe for concurrent use, and
+// several processes may use one store at once.
+type Store struct {
+	disk *disk.Store
+	opts Options
+	log  *slog.Logger
+	now  func() time.Time
+}
+
+// New returns the layer graph kept in d, which stays the caller's to close.
+func New(d *disk.Store, o Options) (*Store, error) {
+	if o.InlineMax < 0 || o.InlineMax > maxInline {
+		return nil, fmt.Errorf("inline limit of %d bytes, want 0 to %d", o.InlineMax, maxInline)
+	}
+	if o.InlineMax == 0 {
+		o.InlineMax = DefaultInlineMax
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	s := &Store{disk: d, opts: o, log: o.Logger, now: o.Now}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s, nil
+}
+
+// maxInline keeps inline contents small against a tree's metadata.
+const maxInline = 64 << 10
+
+// once runs make under the named lock unless have says that its result exists, asked
+// before and again once the lock is held: several processes do the work once.
+func (s *Store) once(ctx context.Context, name string, have func() (bool, error), do func() error) (err error) {
+	ok, err := have()
+	if err != nil || ok {
+		return err
+	}
+	unlock, err := s.disk.Lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", name, err)
+	}
+	defer func() {
+		if uerr := unlock(); uerr != nil && err == nil {
+			err = uerr
+		}
+	}()
+	ok, err = have()
+	if err != nil || ok {
+		return err
+	}
+	return do()
+}

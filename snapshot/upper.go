@@ -1,0 +1,334 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/layerfs/layerfs/tree"
+	"golang.org/x/sys/unix"
+)
+
+// An upper directory is what a union file system wrote: see package unionfs for its
+// format. Reading one costs a walk over what changed, by directory handles only, so
+// that names in it are never followed out of it and depth is not bounded by PATH_MAX.
+
+// Limits on what an upper may hold; an upper is written by the processes of a
+// container and so is not trusted.
+const (
+	maxUpperEntries = 20_000_000
+	maxXattrBytes   = 1 << 20 // names plus values of one file
+)
+
+// The overlay xattr namespaces. Root's mounts use trusted, mounts of a user
+// namespace use user; an upper may be read by either.
+var overlayPrefixes = [...]string{"trusted.overlay.", "user.overlay."}
+
+// upperNode is one name in an upper directory as it lies there, markers understood
+// but not yet resolved against what is below.
+type upperNode struct {
+	name     string
+	inode    *tree.Inode // nil for a whiteout
+	children []*upperNode
+
+	whiteout bool
+	opaque   bool   // directory: nothing below shows through
+	metacopy bool   // regular file: metadata only, the data is below
+	redirect string // directory or metacopy: where below it comes from
+
+	dev, ino uint64 // identity of the backing inode
+}
+
+func (n *upperNode) child(name string) *upperNode {
+	i := sort.Search(len(n.children), func(i int) bool { return n.children[i].name >= name })
+	if i < len(n.children) && n.children[i].name == name {
+		return n.children[i]
+	}
+	return nil
+}
+
+// upperReader reads one upper directory.
+type upperReader struct {
+	inodes  map[[2]uint64]*tree.Inode // hard links
+	entries int
+	path    []string // of the directory being read, for messages
+	buf     []byte
+}
+
+// readUpper reads the whole upper directory behind the handle dirfd.
+func readUpper(dirfd int) (*upperNode, error) {
+	r := &upperReader{inodes: map[[2]uint64]*tree.Inode{}, buf: make([]byte, 64<<10)}
+	root := &upperNode{}
+	var st unix.Stat_t
+	if err := unix.Fstat(dirfd, &st); err != nil {
+		return nil, fmt.Errorf("stat upper directory: %w", err)
+	}
+	if err := r.fill(root, dirfd, &st); err != nil {
+		return nil, err
+	}
+	if err := r.readDir(root, dirfd); err != nil {
+		return nil, err
+	}
+	return root, nil
+}
+
+func (r *upperReader) where(name string) string {
+	return "/" + strings.Join(append(r.path, name), "/")
+}
+
+// readDir reads the children of dir, whose handle is fd.
+func (r *upperReader) readDir(dir *upperNode, fd int) error {
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("read upper directory %s: %w", r.where(""), err)
+	}
+	if r.entries += len(names); r.entries > maxUpperEntries {
+		return fmt.Errorf("upper directory has more than %d entries: %w", maxUpperEntries, errors.ErrUnsupported)
+	}
+	sort.Strings(names)
+	dir.children = make([]*upperNode, 0, len(names))
+	for _, name := range names {
+		n, err := r.readNode(fd, name, dir)
+		if errors.Is(err, unix.ENOENT) {
+			continue // removed while we look: the mount is in use
+		}
+		if err != nil {
+			return fmt.Errorf("read upper %s: %w", r.where(name), err)
+		}
+		dir.children = append(dir.children, n)
+	}
+	return nil
+}
+
+func (r *upperReader) readNode(dirfd int, name string, dir *upperNode) (*upperNode, error) {
+	fd, err := unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	n := &upperNode{name: name, dev: uint64(st.Dev), ino: st.Ino}
+	if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
+		n.whiteout = true
+		return n, nil
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
+		// A metacopy or an xattr whiteout is told by its xattrs, which links share.
+		if ino, ok := r.inodes[[2]uint64{n.dev, n.ino}]; ok {
+			if err := r.fill(n, fd, &st); err != nil {
+				return nil, err
+			}
+			if !n.whiteout {
+				n.inode = ino
+			}
+			return n, nil
+		}
+	}
+	if err := r.fill(n, fd, &st); err != nil {
+		return nil, err
+	}
+	if n.whiteout {
+		return n, nil
+	}
+	if st.Nlink > 1 && n.inode.Type != tree.Directory {
+		r.inodes[[2]uint64{n.dev, n.ino}] = n.inode
+	}
+	if n.inode.Type == tree.Directory {
+		sub, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = unix.Close(sub) }()
+		r.path = append(r.path, name)
+		err = r.readDir(n, sub)
+		r.path = r.path[:len(r.path)-1]
+		if err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// fill sets the inode and the markers of n from the file behind fd.
+func (r *upperReader) fill(n *upperNode, fd int, st *unix.Stat_t) error {
+	ino, err := statInode(st)
+	if err != nil {
+		return err
+	}
+	if ino.Type == tree.Symlink {
+		k, err := unix.Readlinkat(fd, "", r.buf)
+		if err != nil {
+			return err
+		}
+		ino.Link = string(r.buf[:k])
+		ino.Size = int64(k)
+	}
+	xattrs, err := listXattrs(fd, r.buf)
+	if err != nil {
+		return err
+	}
+	for _, x := range xattrs {
+		marker, own := overlayMarker(x.Name)
+		if own != "" {
+			ino.Xattrs = append(ino.Xattrs, tree.Xattr{Name: own, Value: x.Value})
+			continue
+		}
+		switch marker {
+		case "opaque":
+			n.opaque = x.Value == "y"
+		case "redirect":
+			n.redirect = x.Value
+		case "metacopy":
+			n.metacopy = ino.Type == tree.Regular
+		case "whiteout":
+			n.whiteout = ino.Type == tree.Regular && ino.Size == 0
+		}
+	}
+	if n.whiteout {
+		return nil
+	}
+	sort.Slice(ino.Xattrs, func(i, j int) bool { return ino.Xattrs[i].Name < ino.Xattrs[j].Name })
+	n.inode = ino
+	return nil
+}
+
+// overlayMarker splits an xattr name of an upper: a marker of overlayfs itself
+// ("opaque", "redirect", …), or a name that belongs to the file as seen through the
+// mount, with the escape of nested overlays undone.
+func overlayMarker(name string) (marker, own string) {
+	for _, p := range overlayPrefixes {
+		if rest, ok := strings.CutPrefix(name, p); ok {
+			if inner, ok := strings.CutPrefix(rest, "overlay."); ok {
+				return "", p + inner
+			}
+			return rest, ""
+		}
+	}
+	return "", name
+}
+
+func statInode(st *unix.Stat_t) (*tree.Inode, error) {
+	ino := &tree.Inode{
+		Mode:  uint16(st.Mode & 0o7777),
+		UID:   st.Uid,
+		GID:   st.Gid,
+		MTime: tree.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		ino.Type, ino.Size = tree.Regular, st.Size
+	case unix.S_IFDIR:
+		ino.Type = tree.Directory
+	case unix.S_IFLNK:
+		ino.Type = tree.Symlink
+	case unix.S_IFCHR:
+		ino.Type = tree.CharDevice
+	case unix.S_IFBLK:
+		ino.Type = tree.BlockDevice
+	case unix.S_IFIFO:
+		ino.Type = tree.Fifo
+	case unix.S_IFSOCK:
+		ino.Type = tree.Socket
+	default:
+		return nil, fmt.Errorf("inode type %#o: %w", st.Mode&unix.S_IFMT, errors.ErrUnsupported)
+	}
+	if ino.Type == tree.CharDevice || ino.Type == tree.BlockDevice {
+		ino.Rdev = tree.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}
+	}
+	return ino, nil
+}
+
+// readNames returns the names in the directory behind fd, without "." and "..".
+func readNames(fd int) ([]string, error) {
+	dup, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(dup), "upper")
+	names, err := f.Readdirnames(-1)
+	return names, errors.Join(err, f.Close())
+}
+
+// listXattrs returns all extended attributes of the file behind fd, in any order.
+//
+// An O_PATH handle allows no f*xattr calls. Its name in /proc is a magic link that the
+// kernel resolves to the handle's own inode and no further, so a handle on a symbolic
+// link gives the link's own attributes and never those of what it points at.
+func listXattrs(fd int, buf []byte) ([]tree.Xattr, error) {
+	path := "/proc/self/fd/" + strconv.Itoa(fd)
+	k, err := unix.Listxattr(path, buf)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list xattrs: %w", err)
+	}
+	var out []tree.Xattr
+	total := 0
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:k]), "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		v, err := readXattr(func(b []byte) (int, error) { return unix.Getxattr(path, name, b) })
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read xattr %s: %w", name, err)
+		}
+		if total += len(name) + len(v); total > maxXattrBytes {
+			return nil, fmt.Errorf("more than %d bytes of xattrs: %w", maxXattrBytes, errors.ErrUnsupported)
+		}
+		out = append(out, tree.Xattr{Name: name, Value: v})
+	}
+	return out, nil
+}
+
+func readXattr(get func([]byte) (int, error)) (string, error) {
+	buf := make([]byte, 256)
+	for {
+		k, err := get(buf)
+		if errors.Is(err, unix.ERANGE) {
+			if len(buf) >= tree.MaxXattr {
+				return "", err
+			}
+			buf = make([]byte, tree.MaxXattr)
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return string(buf[:k]), nil
+	}
+}
+
+// openUpperFile opens the regular file at p below the directory handle dirfd, one
+// component at a time and following nothing.
+func openUpperFile(dirfd int, p tree.Path) (*os.File, error) {
+	cur, err := unix.Openat(dirfd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		first, rest := p.Cut()
+		flags := unix.O_PATH | unix.O_DIRECTORY
+		if rest == "" {
+			flags = unix.O_RDONLY | unix.O_NONBLOCK
+		}
+		next, err := unix.Openat(cur, first, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		_ = unix.Close(cur)
+		if err != nil {
+			return nil, fmt.Errorf("open upper %s: %w", first, err)
+		}
+		if rest == "" {
+			return os.NewFile(uintptr(next), first), nil
+		}
+		cur, p = next, rest
+	}
+}

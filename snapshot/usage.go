@@ -1,0 +1,80 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Usage is what a snapshot occupies by itself: what was written to it, not what is
+// below.
+type Usage struct {
+	Bytes  int64 `json:"bytes"`  // allocated on disk, hard links once
+	Inodes int64 `json:"inodes"` // hard links once
+}
+
+// Usage walks the upper directory of a snapshot; a view has none.
+func (s *Store) Usage(ctx context.Context, key Key) (Usage, error) {
+	rec, err := s.Stat(ctx, key)
+	if err != nil {
+		return Usage{}, err
+	}
+	if rec.Kind == View {
+		return Usage{}, nil
+	}
+	dir, err := openDir(s.Upper(key))
+	if err != nil {
+		return Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
+	}
+	defer func() { _ = dir.Close() }() // opened for reading
+	var u Usage
+	if err := u.add(ctx, int(dir.Fd()), map[[2]uint64]bool{}); err != nil {
+		return Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
+	}
+	return u, nil
+}
+
+// add counts what is in the directory behind fd.
+func (u *Usage) add(ctx context.Context, fd int, linked map[[2]uint64]bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	names, err := readNames(fd)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			if errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			return err
+		}
+		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if st.Nlink > 1 && !isDir {
+			id := [2]uint64{uint64(st.Dev), st.Ino}
+			if linked[id] {
+				continue
+			}
+			linked[id] = true
+		}
+		u.Bytes += st.Blocks * 512
+		u.Inodes++
+		if !isDir {
+			continue
+		}
+		sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = u.add(ctx, sub, linked)
+		_ = unix.Close(sub)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
