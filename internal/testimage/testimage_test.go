@@ -192,8 +192,21 @@ func TestCompareFindsEachDifference(t *testing.T) {
 
 // TestLayeredIsWhatTestsNeed holds the large image to its description.
 func TestLayeredIsWhatTestsNeed(t *testing.T) {
+	image := Layered(t)
+	left := 0
+	if err := walk(image.Extracted(t), func(_ string, st *unix.Stat_t) error {
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			left++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if left < 50_000 {
+		t.Errorf("%d files in the stack", left)
+	}
 	var files, whiteouts, opaque int
-	layers := Layered(t).Layers(t)
+	layers := image.Layers(t)
 	if len(layers) < 8 {
 		t.Errorf("%d layers", len(layers))
 	}
@@ -221,4 +234,5 @@ func TestLayeredIsWhatTestsNeed(t *testing.T) {
 	if files < 60_000 || whiteouts < 100 || opaque < 5 {
 		t.Errorf("%d files, %d whiteouts, %d opaque markers", files, whiteouts, opaque)
 	}
+	t.Logf("%d layers, %d files in them, %d in the stack, %d whiteouts, %d opaque markers", len(layers), files, left, whiteouts, opaque)
 }
