@@ -1,0 +1,28 @@
+package overlay_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/unionfs/overlay"
+	"github.com/layerfs/layerfs/unionfs/unionfstest"
+)
+
+func TestMain(m *testing.M) { os.Exit(unionfstest.Main(m)) }
+
+// lacks is what overlayfs of Linux lacks by its manual ("Non-standard behavior" in
+// Documentation/filesystems/overlayfs.rst) and by measurement.
+func lacks() map[unionfstest.Power]string {
+	return map[unionfstest.Power]string{
+		unionfstest.KeptHardLinks:        "the index is off, so that a commit finds everything in the upper",
+		unionfstest.FreshMappings:        "a mapping made before copy-up stays with the lower file (documented)",
+		unionfstest.UnlinkedLower:        "an unlinked file that is open on a lower layer cannot be copied up",
+		unionfstest.NeedlessWhiteouts:    "readdir of a directory of one layer alone is that layer's readdir; nobody writes such whiteouts",
+		unionfstest.XattrWhiteoutRemoval: "rmdir takes such a whiteout for an entry (Linux 6.18); layers use devices 0/0",
+	}
+}
+
+func TestConformanceOfDirectories(t *testing.T) {
+	unionfstest.Run(t, unionfstest.Harness{Driver: overlay.New(overlay.Options{}), Namespace: unionfs.Trusted, Lacks: lacks()})
+}
