@@ -77,8 +77,10 @@ func poke(im *erofs.Image, n erofs.NID) {
 		_, _ = im.ReadAt(n, make([]byte, 5000), off)
 	}
 	for _, from := range []uint64{0, 3, 4097} {
-		for range im.ReadDir(n, from) {
-			continue
+		for _, err := range im.ReadDir(n, from) {
+			if err != nil {
+				break
+			}
 		}
 	}
 }

@@ -117,8 +117,8 @@ func TestReadDir(t *testing.T) {
 			t.Errorf("list of a file: %v", err)
 		}
 	}
-	for e := range small.ReadDir(small.Root(), 1<<63) {
-		t.Errorf("%q behind the end", e.Name)
+	for e, err := range small.ReadDir(small.Root(), 1<<63) {
+		t.Errorf("%q behind the end, %v", e.Name, err)
 	}
 }
 
@@ -288,8 +288,10 @@ func TestNoAllocations(t *testing.T) {
 		"ReadAt":  func() { _, _ = im.ReadAt(block, buf, 4090) },
 		"Parent":  func() { _, _ = im.Parent(im.Root()) },
 		"ReadDir": func() {
-			for range im.ReadDir(im.Root(), 0) {
-				continue
+			for _, err := range im.ReadDir(im.Root(), 0) {
+				if err != nil {
+					t.Error(err)
+				}
 			}
 		},
 	} {
