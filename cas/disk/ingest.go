@@ -32,12 +32,13 @@ type Ingest struct {
 	dir     *os.File // ingest/<id>
 	owner   *os.File // flock'ed as long as the ingest lives
 	flusher *durable.Flusher
-	chmod   bool // the umask takes away bits of 0444
-	sweeps  uint64
+	chmod   bool   // the umask takes away bits of 0444
+	sweeps  uint64 // when it was last known that everything found is there
+	crowd   int64  // how many objects a directory holds, about
 
 	gate   sync.RWMutex // held shared to put, exclusively to publish and close
 	closed bool
-	seen   [seenShards]seenShard
+	shards [256]shard // by the first byte of the id, as the directories are
 
 	mu    sync.Mutex
 	idle  []*slab // open, the last used last
@@ -57,15 +58,6 @@ type Ingest struct {
 	touched  map[string]bool // directories that received contents and are not flushed
 	fail     error           // why nothing can be published any more
 	stats    Stats
-}
-
-// seenShards divides the set of objects met, so that putters seldom meet.
-const seenShards = 16
-
-type seenShard struct {
-	mu   sync.Mutex
-	ids  map[tree.ObjectID]struct{}
-	hits []objectRef // present in the store when they were put
 }
 
 // objectRef is an object and its size.
@@ -110,9 +102,6 @@ func (s *Store) Begin(ctx context.Context) (_ *Ingest, err error) {
 		blobs: map[string]bool{}, open: map[*tempFile]struct{}{}, locks: map[string]func() error{}, kept: map[string]bool{},
 		touched: map[string]bool{},
 	}
-	for i := range in.seen {
-		in.seen[i].ids = map[tree.ObjectID]struct{}{}
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("begin ingest: %w", err), in.Close())
@@ -123,6 +112,7 @@ func (s *Store) Begin(ctx context.Context) (_ *Ingest, err error) {
 		return nil, err
 	}
 	in.sweeps = usage.Sweeps
+	in.crowd = usage.Objects.Count / int64(len(in.shards))
 	// Who looks for dead ingests locks out that one is half begun.
 	parent, err := s.root.Open(ingestDir)
 	if err != nil {

@@ -98,12 +98,12 @@ func (in *Ingest) unpublished() []string {
 // takeHits adds the objects found since the last time to those promised, and reports
 // whether anything is promised.
 func (in *Ingest) takeHits() bool {
-	for i := range in.seen {
-		shard := &in.seen[i]
-		shard.mu.Lock()
-		in.promised = append(in.promised, shard.hits...)
-		shard.hits = nil
-		shard.mu.Unlock()
+	for i := range in.shards {
+		sh := &in.shards[i]
+		sh.mu.Lock()
+		in.promised = append(in.promised, sh.hits...)
+		sh.hits = nil
+		sh.mu.Unlock()
 	}
 	return len(in.promised) > 0 || len(in.found) > 0
 }

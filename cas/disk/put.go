@@ -12,76 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Has reports whether the object is in the batch or in the store.
-func (in *Ingest) Has(id tree.ObjectID) bool {
-	shard := &in.seen[id[0]%seenShards]
-	shard.mu.Lock()
-	_, ok := shard.ids[id]
-	shard.mu.Unlock()
-	if !ok {
-		_, err := in.s.statObject(id)
-		ok = err == nil
-	}
-	return ok
-}
-
-// statObject returns the size of an object, or an error that wraps fs.ErrNotExist.
-func (s *Store) statObject(id tree.ObjectID) (int64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(s.objects.Fd()), id.Path(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return 0, fmt.Errorf("stat object %s: %w", id.Digest(), err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return 0, fmt.Errorf("stat object %s: not a regular file: %w", id.Digest(), fs.ErrInvalid)
-	}
-	return st.Size, nil
-}
-
-// claim notes that an object was met. It returns false when the batch knew it before.
-func (in *Ingest) claim(id tree.ObjectID) bool {
-	shard := &in.seen[id[0]%seenShards]
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if _, ok := shard.ids[id]; ok {
-		return false
-	}
-	shard.ids[id] = struct{}{}
-	return true
-}
-
-// hit notes that a claimed object is in the store. Publish looks whether it still is.
-func (in *Ingest) hit(ref objectRef) {
-	shard := &in.seen[ref.id[0]%seenShards]
-	shard.mu.Lock()
-	shard.hits = append(shard.hits, ref)
-	shard.mu.Unlock()
-}
-
-// known counts a put that stored nothing.
-func (in *Ingest) known(size int64) {
-	in.mu.Lock()
-	in.stats.Known.Count++
-	in.stats.Known.Bytes += size
-	in.mu.Unlock()
-}
-
-// present reports whether the store has a whole object. One of another size than is to
-// be put is damaged; it counts as absent, and publishing replaces it.
-func (in *Ingest) present(ref objectRef) (bool, error) {
-	size, err := in.s.statObject(ref.id)
-	switch {
-	case err == nil && size == ref.size:
-		return true, nil
-	case err == nil:
-		in.s.log.Warn("replacing a damaged object", "digest", ref.id.Digest(), "size", size, "expected", ref.size)
-		return false, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	default:
-		return false, err
-	}
-}
-
 // PutObject implements [cas.ObjectSink]. Data that the batch or the store has is not
 // stored again; two puts of the same id at the same time store it once. When it fails
 // for another reason than ctx or a closed ingest, nothing can be published any more.
@@ -102,7 +32,6 @@ func (in *Ingest) PutObject(ctx context.Context, id tree.ObjectID, data []byte) 
 	ok, err := in.present(ref)
 	if err == nil {
 		if ok {
-			in.hit(ref)
 			in.known(ref.size)
 			return nil
 		}

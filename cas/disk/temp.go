@@ -88,7 +88,6 @@ func (in *Ingest) addObject(ref objectRef, name string) error {
 		return err
 	}
 	if ok {
-		in.hit(ref)
 		in.known(ref.size)
 		return in.discard(name)
 	}

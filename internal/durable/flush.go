@@ -11,12 +11,13 @@ import (
 )
 
 // FewFiles is the number of files and directories up to which a [Flusher] flushes
-// them one by one, in parallel, and above which it flushes the whole file system.
+// each of them, all in parallel, and above which it flushes the whole file system.
+//
+// Measured on journaled ext4 and on xfs: with nothing else to write, flushing the whole
+// is faster from 4 to 8 files of 8 KiB on, by 2 to 5 milliseconds at 16 and by tens of
+// them at 64. But it also waits for what others have written, so that for a small batch
+// a few milliseconds are a fair price for not doing so.
 const FewFiles = 16
-
-// flushWorkers is how many flushes run at once. They share journal commits, so more
-// of them than there are processors pays.
-const flushWorkers = 8
 
 // Flusher flushes files and directories of one file system, whichever way is cheaper
 // for their number. Create it before anything is written that it is to flush: only
@@ -51,26 +52,17 @@ func (f *Flusher) Flush(ctx context.Context, names []string) error {
 	case len(names) == 1:
 		return syncName(f.root, names[0])
 	}
-	work := make(chan string)
-	errs := make([]error, min(len(names), flushWorkers))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// In parallel they share the commits of the journal.
+	errs := make([]error, len(names))
 	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() {
-			for name := range work {
-				errs[i] = errors.Join(errs[i], syncName(f.root, name))
-			}
-		})
+	for i, name := range names {
+		wg.Go(func() { errs[i] = syncName(f.root, name) })
 	}
-	var err error
-	for _, name := range names {
-		if err = ctx.Err(); err != nil {
-			break
-		}
-		work <- name
-	}
-	close(work)
 	wg.Wait()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }
 
 // FlushAll returns when everything written to the file system before is on stable
