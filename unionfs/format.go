@@ -10,7 +10,9 @@ import "strings"
 // with number 0/0, usually many names linked to one inode. Where devices cannot be
 // made, it is an empty regular file with the attribute [Whiteout], in a directory
 // whose [Opaque] attribute is [OpaqueWhiteouts]; readers know both forms. A whiteout
-// has no meaning within an opaque directory but may be there.
+// is needless where no layer below has the directory that it is in, or where that
+// directory is opaque, and must not be written there: overlayfs does not merge such
+// a directory, so its readdir shows the whiteout as an entry that nothing can open.
 //
 // Opaque directory: nothing of the same directory in layers below shows through.
 // The directory has the attribute [Opaque] with value [OpaqueYes].

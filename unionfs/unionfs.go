@@ -50,6 +50,8 @@ type Layers struct {
 	Data []string
 	// Upper takes the changes and Work is its scratch directory on the same file
 	// system. Both are set, or neither; without them the union is read-only.
+	// Upper is itself the root directory of the union: whoever makes it gives it the
+	// mode, owner, times and attributes of the topmost lower's root.
 	Upper, Work string
 }
 

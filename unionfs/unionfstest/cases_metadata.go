@@ -55,22 +55,30 @@ var metadataCases = theme{"metadata", []testCase{
 		}
 	}},
 	{name: "inode flags", needs: []Power{InodeFlags}, layers: oneLayer(), apart: true, check: func(t *testing.T, u *Union) {
-		for _, root := range []string{u.Control, u.Root} {
-			setFlags(t, root+"/f", unix.STATX_ATTR_APPEND) // FS_APPEND_FL has the same value
-			if _, err := WriteAt("f", "x", 0).Do(root); errno(err) != unix.EPERM {
-				t.Errorf("overwriting an append-only file ended with %v, want EPERM", err)
-			}
-			if _, err := Append("f", "!").Do(root); err != nil {
-				t.Errorf("appending to an append-only file: %v", err)
-			}
-			if _, err := Unlink("f").Do(root); errno(err) != unix.EPERM {
-				t.Errorf("removing an append-only file ended with %v, want EPERM", err)
-			}
-			setFlags(t, root+"/f", 0)
-		}
-		u.Verify(t)
+		u.Apply(t, Append("f", "!"))
+		appendOnly(t, u)
 	}},
+	{name: "inode flags of a lower file", needs: []Power{InodeFlags, LowerInodeFlags}, layers: oneLayer(), apart: true, check: appendOnly},
 }}
+
+// appendOnly makes a file append-only and checks that it is.
+func appendOnly(t *testing.T, u *Union) {
+	t.Helper()
+	for _, root := range []string{u.Control, u.Root} {
+		setFlags(t, root+"/f", unix.STATX_ATTR_APPEND) // FS_APPEND_FL has the same value
+		if _, err := WriteAt("f", "x", 0).Do(root); errno(err) != unix.EPERM {
+			t.Errorf("overwriting an append-only file ended with %v, want EPERM", err)
+		}
+		if _, err := Append("f", "!").Do(root); err != nil {
+			t.Errorf("appending to an append-only file: %v", err)
+		}
+		if _, err := Unlink("f").Do(root); errno(err) != unix.EPERM {
+			t.Errorf("removing an append-only file ended with %v, want EPERM", err)
+		}
+		setFlags(t, root+"/f", 0)
+	}
+	u.Verify(t)
+}
 
 func setFlags(t *testing.T, path string, flags int) {
 	t.Helper()

@@ -128,7 +128,11 @@ var aclCases = theme{"ACLs", []testCase{
 		As(bob, bob, nil, Read("file")), As(bob, bob, nil, Append("file", "!")), As(bob+1, bob+1, nil, Read("file")), As(bob, bob, nil, Read("plain")), As(bob, bob, nil, Append("file", "?")),
 	}},
 	{name: "are kept over copy-up", needs: []Power{Users}, layers: aclLayer(), ops: []Op{Append("file", "!"), Getxattr("file", accessACL), Chmod("inherit", 0o700), Getxattr("inherit", defaultACL), Rename("file", "inherit/file"), Getxattr("inherit/file", accessACL)}},
+	{name: "can be set on a lower file", needs: []Power{LowerACLs}, layers: aclLayer(), ops: []Op{
+		Setxattr("plain", accessACL, bobReads(), 0), Stat("plain"), Removexattr("file", accessACL), Stat("file"), Setxattr("inherit/below", defaultACL, bobReads(), 0), Removexattr("inherit", defaultACL),
+	}},
 	{name: "can be set and removed", layers: aclLayer(), ops: []Op{
+		Append("plain", "!"), Append("file", "!"), Chmod("inherit", 0o755), Chmod("inherit/below", 0o755),
 		Setxattr("plain", accessACL, bobReads(), 0), Stat("plain"), Removexattr("file", accessACL), Stat("file"), Setxattr("inherit/below", defaultACL, bobReads(), 0), Removexattr("inherit", defaultACL),
 		Setxattr("plain", defaultACL, bobReads(), 0), Setxattr("plain", accessACL, "nonsense", 0),
 	}},

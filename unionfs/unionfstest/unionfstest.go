@@ -47,6 +47,8 @@ const (
 	Devices              Power = "making device nodes"
 	TrustedXattrs        Power = "trusted extended attributes"
 	Users                Power = "acting as several users"
+	LowerACLs            Power = "setting an ACL on a file that has not been copied up"
+	LowerInodeFlags      Power = "setting inode flags of a file that has not been copied up"
 	InodeFlags           Power = "inode flags, as chattr sets them"
 	SmallUpper           Power = "mounting a small file system to run out of space on"
 	NeedlessWhiteouts    Power = "not showing a whiteout in a directory that no other layer has, or that is opaque"
@@ -57,7 +59,7 @@ const (
 var powers = []Power{
 	DirRename, MetadataCopyUp, KeptHardLinks, FreshMappings, UnlinkedLower, StableInodes, Tmpfile, ShiftFallocate,
 	Devices, TrustedXattrs, Users, InodeFlags, SmallUpper, SparseCopyUp,
-	NeedlessWhiteouts, XattrWhiteoutRemoval,
+	LowerACLs, LowerInodeFlags, NeedlessWhiteouts, XattrWhiteoutRemoval,
 }
 
 // Harness is a driver to be tested.
