@@ -31,7 +31,8 @@ type Limits struct {
 //     archive they stand (OCI image-spec, "Whiteouts"): what the same layer adds
 //     wins, before and after. So a whiteout and a directory of the same name make
 //     an opaque directory, and one that is only implied no longer takes its metadata
-//     from below, because nothing is there any more.
+//     from below, because nothing is there any more. A directory that is implied
+//     by whiteouts only is no addition.
 //   - A hard link to something that the layer has not defined yet waits for Merge.
 //     A hard link from a name to itself changes nothing, as with GNU tar, which
 //     writes such a thing when it is given one linked file twice.
@@ -39,6 +40,8 @@ type Limits struct {
 // After an error the Builder is of no further use. The Inodes given belong to the
 // layer afterwards.
 type Builder struct {
+	// While the layer is being built, a node may be both a whiteout and an implicit
+	// directory: one that is opaque and does not take its metadata from below.
 	root  *Node
 	names map[nameKey]*Node // every name but the root's, by directory
 	slab  []Node
@@ -85,7 +88,7 @@ func NewBuilderLimits(l Limits) *Builder {
 // or when a limit is exceeded.
 func (b *Builder) Add(p Path, ino *Inode) error {
 	if err := b.add(p, ino); err != nil {
-		return fmt.Errorf("add %q: %w", p.Abs(), err)
+		return fmt.Errorf("add %s: %w", quote(p), err)
 	}
 	return nil
 }
@@ -114,7 +117,7 @@ func (b *Builder) add(p Path, ino *Inode) error {
 		b.clear(n)
 		n.Opaque = !made
 	}
-	n.Inode, n.Implicit = ino, false
+	n.Inode, n.Implicit, n.Whiteout = ino, false, false
 	return nil
 }
 
@@ -122,7 +125,7 @@ func (b *Builder) add(p Path, ino *Inode) error {
 // or lie in a layer below; then the node waits for [Merge]. An error names both.
 func (b *Builder) Link(p, target Path) error {
 	if err := b.link(p, target); err != nil {
-		return fmt.Errorf("link %q to %q: %w", p.Abs(), target.Abs(), err)
+		return fmt.Errorf("link %s to %s: %w", quote(p), quote(target), err)
 	}
 	return nil
 }
@@ -139,16 +142,12 @@ func (b *Builder) link(p, target Path) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case n == t && !n.Whiteout && !n.IsDir():
+	if n == t && !n.Whiteout && !n.IsDir() {
 		return nil
+	}
+	var ino *Inode
+	switch {
 	case t == nil, t.Whiteout, t.Implicit:
-		b.clear(n)
-		n.IsLink, n.LinkTo = true, to
-	case t.IsLink:
-		to = t.LinkTo
-		b.clear(n)
-		n.IsLink, n.LinkTo = true, to
 	case t.IsDir():
 		return fmt.Errorf("target is a directory: %w", fs.ErrInvalid)
 	default:
@@ -157,9 +156,13 @@ func (b *Builder) link(p, target Path) error {
 				return err
 			}
 		}
-		ino := t.Inode
-		b.clear(n)
-		n.Inode = ino
+		if ino = t.Inode; t.IsLink {
+			to = t.LinkTo
+		}
+	}
+	b.clear(n)
+	if n.Inode = ino; ino == nil {
+		n.IsLink, n.LinkTo = true, to
 	}
 	return nil
 }
@@ -213,7 +216,7 @@ func (b *Builder) outside(n *Node, target Path) error {
 func (b *Builder) deferLink(p, to Path) error {
 	n, _, err := b.entry(p)
 	if err != nil {
-		return fmt.Errorf("link %q to %q: %w", p.Abs(), to.Abs(), err)
+		return fmt.Errorf("link %s to %s: %w", quote(p), quote(to), err)
 	}
 	b.clear(n)
 	n.IsLink, n.LinkTo = true, to
@@ -229,16 +232,31 @@ func (b *Builder) Whiteout(p Path) error {
 	n, made, err := b.entry(p)
 	switch {
 	case err != nil:
-		return fmt.Errorf("whiteout %q: %w", p.Abs(), err)
+		return fmt.Errorf("whiteout %s: %w", quote(p), err)
 	case made:
 		n.Whiteout = true
+	case n.Implicit && !b.prune(n):
+		b.clear(n)
+		n.Whiteout = true
 	case n.IsDir():
-		n.Opaque = true
-		if n.Implicit {
-			n.Inode, n.Implicit = Implied(), false
-		}
+		n.Opaque, n.Whiteout = true, n.Implicit
 	}
 	return nil
+}
+
+// prune removes from the implicit directory dir what adds nothing, up to the first
+// thing that does, and reports whether there is one. What it has looked at it never
+// meets again, but for the way to that thing.
+func (b *Builder) prune(dir *Node) bool {
+	for len(dir.Children) > 0 {
+		c := dir.Children[0]
+		if c.Inode != nil && (!c.Implicit || b.prune(c)) || c.IsLink {
+			return true
+		}
+		delete(b.names, nameKey{dir, c.Name})
+		dir.Children = dir.Children[1:]
+	}
+	return false
 }
 
 // Opaque hides what the layers below hold in the directory dir. What this layer
@@ -250,37 +268,48 @@ func (b *Builder) Opaque(dir Path) error {
 		n, err = b.directory(dir, true)
 	}
 	if err != nil {
-		return fmt.Errorf("opaque %q: %w", dir.Abs(), err)
+		return fmt.Errorf("opaque %s: %w", quote(dir), err)
 	}
 	n.Opaque = true
 	return nil
 }
 
 // Layer ends the simulation and returns the layer: children sorted, directories
-// that no entry described flagged Implicit, and no whiteout left where an opaque
-// directory hides everything anyway.
+// that no entry described flagged Implicit. Where nothing from below shows anyway,
+// whiteouts are left out, and so are directories implied by nothing else.
 func (b *Builder) Layer() (*Node, error) {
 	if err := b.begin(); err != nil {
 		return nil, err
 	}
 	root := b.root
 	*b = Builder{done: true}
-	finish(root, false)
+	finish(root, root.Opaque)
 	return root, nil
 }
 
+// finish sorts what dir holds and brings it into the form of a layer. It is hidden
+// if nothing from below shows in dir.
 func finish(dir *Node, hidden bool) {
-	hidden = hidden || dir.Opaque
-	if hidden {
-		dir.Children = slices.DeleteFunc(dir.Children, func(n *Node) bool { return n.Whiteout })
-	}
 	if !slices.IsSortedFunc(dir.Children, byName) {
 		slices.SortFunc(dir.Children, byName)
 	}
 	for _, c := range dir.Children {
 		if len(c.Children) > 0 {
-			finish(c, hidden)
+			finish(c, hidden || c.Opaque)
 		}
+		if c.Whiteout && c.Implicit {
+			c.Implicit = false
+			if len(c.Children) == 0 {
+				*c = Node{Name: c.Name, Whiteout: true}
+			} else {
+				c.Whiteout, c.Inode = false, Implied()
+			}
+		}
+	}
+	if hidden {
+		dir.Children = slices.DeleteFunc(dir.Children, func(n *Node) bool {
+			return n.Whiteout || n.Implicit && len(n.Children) == 0
+		})
 	}
 }
 
@@ -353,10 +382,10 @@ func (b *Builder) clear(n *Node) {
 // checkName reports what makes name unfit for one component.
 func checkName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("name %q: %w", name, fs.ErrInvalid)
+		return fmt.Errorf("name %s: %w", shorten(name), fs.ErrInvalid)
 	}
 	if len(name) > MaxName {
-		return fmt.Errorf("name %q of %d bytes, limit %d: %w", name, len(name), MaxName, fs.ErrInvalid)
+		return fmt.Errorf("name %s of %d bytes, limit %d: %w", shorten(name), len(name), MaxName, fs.ErrInvalid)
 	}
 	return nil
 }

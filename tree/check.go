@@ -33,17 +33,17 @@ func (c *checker) node(p Path, n *Node, depth int) error {
 		return errTooDeep()
 	}
 	if err := c.one(n); err != nil {
-		return fmt.Errorf("%q: %w", p.Abs(), err)
+		return fmt.Errorf("%s: %w", quote(p), err)
 	}
 	for i, child := range n.Children {
 		if child == nil {
-			return fmt.Errorf("%q: child without a node: %w", p.Abs(), fs.ErrInvalid)
+			return fmt.Errorf("%s: child without a node: %w", quote(p), fs.ErrInvalid)
 		}
 		if err := checkName(child.Name); err != nil {
-			return fmt.Errorf("%q: %w", p.Abs(), err)
+			return fmt.Errorf("%s: %w", quote(p), err)
 		}
 		if i > 0 && n.Children[i-1].Name >= child.Name {
-			return fmt.Errorf("%q: names %q and %q out of order: %w", p.Abs(), n.Children[i-1].Name, child.Name, fs.ErrInvalid)
+			return fmt.Errorf("%s: names %q and %q out of order: %w", quote(p), n.Children[i-1].Name, child.Name, fs.ErrInvalid)
 		}
 		if err := c.node(p.Join(child.Name), child, depth+1); err != nil {
 			return err
@@ -67,7 +67,7 @@ func (c *checker) one(n *Node) error {
 			return nil
 		}
 		if clean, err := ParsePath(string(n.LinkTo)); err != nil || clean != n.LinkTo || clean == "" {
-			return errors.Join(fmt.Errorf("link to %q: %w", n.LinkTo, fs.ErrInvalid), err)
+			return errors.Join(fmt.Errorf("link to %s: %w", quote(n.LinkTo), fs.ErrInvalid), err)
 		}
 		return nil
 	}
@@ -107,18 +107,18 @@ type sameness struct{ there, back map[*Inode]*Inode }
 func (s *sameness) node(p Path, want, got *Node) error {
 	switch {
 	case want.Name != got.Name:
-		return fmt.Errorf("%q: name %q, want %q", p.Abs(), got.Name, want.Name)
+		return fmt.Errorf("%s: name %q, want %q", quote(p), got.Name, want.Name)
 	case want.Whiteout != got.Whiteout || want.Opaque != got.Opaque || want.Implicit != got.Implicit ||
 		want.IsLink != got.IsLink || want.LinkTo != got.LinkTo:
-		return fmt.Errorf("%q: flags %s, want %s", p.Abs(), describe(got), describe(want))
+		return fmt.Errorf("%s: flags %s, want %s", quote(p), describe(got), describe(want))
 	case !want.Inode.Equal(got.Inode):
-		return fmt.Errorf("%q: %s, want %s", p.Abs(), describe(got), describe(want))
+		return fmt.Errorf("%s: %s, want %s", quote(p), describe(got), describe(want))
 	}
 	if want.Inode != nil && !want.IsDir() {
 		there, ok := s.there[want.Inode]
 		back, ok2 := s.back[got.Inode]
 		if ok && there != got.Inode || ok2 && back != want.Inode {
-			return fmt.Errorf("%q: hard links are grouped differently", p.Abs())
+			return fmt.Errorf("%s: hard links are grouped differently", quote(p))
 		}
 		s.there[want.Inode], s.back[got.Inode] = got.Inode, want.Inode
 	}
@@ -126,9 +126,9 @@ func (s *sameness) node(p Path, want, got *Node) error {
 	for len(ws) > 0 || len(gs) > 0 {
 		switch {
 		case len(gs) == 0 || len(ws) > 0 && ws[0].Name < gs[0].Name:
-			return fmt.Errorf("%q: missing", p.Join(ws[0].Name).Abs())
+			return fmt.Errorf("%s: missing", quote(p.Join(ws[0].Name)))
 		case len(ws) == 0 || gs[0].Name < ws[0].Name:
-			return fmt.Errorf("%q: not wanted", p.Join(gs[0].Name).Abs())
+			return fmt.Errorf("%s: not wanted", quote(p.Join(gs[0].Name)))
 		}
 		if err := s.node(p.Join(ws[0].Name), ws[0], gs[0]); err != nil {
 			return err

@@ -37,13 +37,13 @@ func (m *merger) resolveLinks(root *Node) error {
 		cur := l
 		for cur.node.Inode == nil {
 			if cur.busy {
-				return fmt.Errorf("link %q to %q: hard links in a circle: %w", cur.path.Abs(), cur.to.Abs(), fs.ErrInvalid)
+				return fmt.Errorf("link %s to %s: hard links in a circle: %w", quote(cur.path), quote(cur.to), fs.ErrInvalid)
 			}
 			cur.busy = true
 			chain = append(chain, cur)
 			t, err := m.target(root, cur.to, &credit)
 			if err != nil {
-				return fmt.Errorf("link %q to %q: %w", cur.path.Abs(), cur.to.Abs(), err)
+				return fmt.Errorf("link %s to %s: %w", quote(cur.path), quote(cur.to), err)
 			}
 			if t.Inode == nil {
 				cur = byNode[t]

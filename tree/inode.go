@@ -84,7 +84,7 @@ func (i *Inode) checkContent() error {
 			return fmt.Errorf("symbolic link with a target of %d bytes, limit %d: %w", len(i.Link), MaxLink, fs.ErrInvalid)
 		}
 		if strings.IndexByte(i.Link, 0) >= 0 {
-			return fmt.Errorf("symbolic link's target %q holds a NUL byte: %w", i.Link, fs.ErrInvalid)
+			return fmt.Errorf("symbolic link's target %s holds a NUL byte: %w", shorten(i.Link), fs.ErrInvalid)
 		}
 		if i.Size != int64(len(i.Link)) {
 			return fmt.Errorf("symbolic link of size %d with a target of %d bytes: %w", i.Size, len(i.Link), fs.ErrInvalid)
@@ -100,7 +100,7 @@ func (i *Inode) checkContent() error {
 func checkXattrs(xattrs []Xattr) error {
 	for k, x := range xattrs {
 		if x.Name == "" || len(x.Name) > MaxXattrName || strings.IndexByte(x.Name, 0) >= 0 {
-			return fmt.Errorf("extended attribute name %q of %d bytes, limit %d: %w", x.Name, len(x.Name), MaxXattrName, fs.ErrInvalid)
+			return fmt.Errorf("extended attribute name %s of %d bytes, limit %d: %w", shorten(x.Name), len(x.Name), MaxXattrName, fs.ErrInvalid)
 		}
 		if len(x.Value) > MaxXattr {
 			return fmt.Errorf("extended attribute %q of %d bytes, limit %d: %w", x.Name, len(x.Value), MaxXattr, fs.ErrInvalid)

@@ -116,7 +116,7 @@ func (m *merger) fresh(n *Node) (*Node, error) {
 	case n.IsLink:
 		return m.wait(n), nil
 	case n.Inode == nil:
-		return nil, fmt.Errorf("%q has no inode: %w", m.path(n.Name).Abs(), fs.ErrInvalid)
+		return nil, fmt.Errorf("%s has no inode: %w", quote(m.path(n.Name)), fs.ErrInvalid)
 	case !n.IsDir():
 		return n, nil
 	}
@@ -322,7 +322,7 @@ func (r *redirector) put(p Path, n *Node) error {
 		return r.b.Opaque(p)
 	case n.Implicit:
 		if _, err := r.b.directory(p, true); err != nil {
-			return fmt.Errorf("directory %q: %w", p.Abs(), err)
+			return fmt.Errorf("directory %s: %w", quote(p), err)
 		}
 		return nil
 	}

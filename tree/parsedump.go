@@ -85,7 +85,7 @@ func (p *dumpParser) line(line string) error {
 		return err
 	}
 	if p.nodes[path] != nil {
-		return fmt.Errorf("%q a second time: %w", path.Abs(), fs.ErrInvalid)
+		return fmt.Errorf("%s a second time: %w", quote(path), fs.ErrInvalid)
 	}
 	if len(p.nodes) >= MaxNodes {
 		return fmt.Errorf("more than %d names: %w", MaxNodes, fs.ErrInvalid)
@@ -93,12 +93,12 @@ func (p *dumpParser) line(line string) error {
 	dir, name := path.Split()
 	n := &Node{Name: name}
 	if err := p.describe(n, fields[1], fields[2:]); err != nil {
-		return fmt.Errorf("%q: %w", path.Abs(), err)
+		return fmt.Errorf("%s: %w", quote(path), err)
 	}
 	if path != "" {
 		parent := p.nodes[dir]
 		if parent == nil || !parent.IsDir() {
-			return fmt.Errorf("%q comes before its directory: %w", path.Abs(), fs.ErrInvalid)
+			return fmt.Errorf("%s comes before its directory: %w", quote(path), fs.ErrInvalid)
 		}
 		parent.Children = append(parent.Children, n)
 	}
@@ -128,7 +128,7 @@ func (p *dumpParser) describe(n *Node, word string, fields []string) error {
 		}
 		t := p.nodes[to]
 		if t == nil || t.Inode == nil || t.IsDir() {
-			return fmt.Errorf("link to %q, which is no earlier file: %w", to.Abs(), fs.ErrInvalid)
+			return fmt.Errorf("link to %s, which is no earlier file: %w", quote(to), fs.ErrInvalid)
 		}
 		n.Inode = t.Inode
 		return nil

@@ -3,6 +3,7 @@ package tree
 import (
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 )
 
@@ -33,22 +34,22 @@ func ParsePath(name string) (Path, error) {
 		return "", fmt.Errorf("path of %d bytes, limit %d: %w", len(name), MaxPath, fs.ErrInvalid)
 	}
 	if strings.IndexByte(name, 0) >= 0 {
-		return "", fmt.Errorf("path %q holds a NUL byte: %w", name, fs.ErrInvalid)
+		return "", fmt.Errorf("path %s holds a NUL byte: %w", shorten(name), fs.ErrInvalid)
 	}
 	parts := make([]string, 0, strings.Count(name, "/")+1)
 	for part := range strings.SplitSeq(name, "/") {
 		switch {
 		case part == "" || part == ".":
 		case part == "..":
-			return "", fmt.Errorf("path %q holds a \"..\" component: %w", name, fs.ErrInvalid)
+			return "", fmt.Errorf("path %s holds a \"..\" component: %w", shorten(name), fs.ErrInvalid)
 		case len(part) > MaxName:
-			return "", fmt.Errorf("path %q has a component of %d bytes, limit %d: %w", name, len(part), MaxName, fs.ErrInvalid)
+			return "", fmt.Errorf("path %s has a component of %d bytes, limit %d: %w", shorten(name), len(part), MaxName, fs.ErrInvalid)
 		default:
 			parts = append(parts, part)
 		}
 	}
 	if len(parts) > MaxDepth {
-		return "", fmt.Errorf("path %.64q… is %d components deep, limit %d: %w", name, len(parts), MaxDepth, fs.ErrInvalid)
+		return "", fmt.Errorf("path %s is %d components deep, limit %d: %w", shorten(name), len(parts), MaxDepth, fs.ErrInvalid)
 	}
 	return Path(strings.Join(parts, "/")), nil
 }
@@ -105,6 +106,19 @@ func (p Path) Join(name string) Path {
 func (p Path) Cut() (first string, rest Path) {
 	f, r, _ := strings.Cut(string(p), "/")
 	return f, Path(r)
+}
+
+// quote is p as messages show it, absolute.
+func quote(p Path) string { return shorten(p.Abs()) }
+
+// shorten quotes s, and cuts it in the middle when it is longer than anybody reads.
+func shorten(s string) string {
+	const head, tail = 160, 80
+	if len(s) <= head+tail {
+		return strconv.Quote(s)
+	}
+	q := strconv.Quote(s[:head])
+	return q[:len(q)-1] + "…" + strconv.Quote(s[len(s)-tail:])[1:]
 }
 
 // ComparePath orders paths as a walk in name order meets them: component by

@@ -29,6 +29,9 @@ type frame struct {
 type segment struct {
 	text string
 	link bool // the text is a symbolic link's
+	// The link lies in the base, or was reached through one that does: it must lead
+	// to what there is, whereas nothing is known of the base of a layer by itself.
+	strict bool
 }
 
 // directory returns the layer's node of the directory p, following symbolic links
@@ -46,38 +49,38 @@ func (b *Builder) directory(p Path, create bool) (*Node, error) {
 	}
 	b.todo = append(b.todo[:0], segment{text: string(p)})
 	for hops := 0; len(b.todo) > 0; {
-		name, link := b.next()
-		if link {
+		name, from := b.next()
+		if from.link {
 			if b.credit--; b.credit < 0 {
 				return nil, errTooFar()
 			}
 		}
 		switch {
-		case name == "" || link && name == ".":
+		case name == "" || from.link && name == ".":
 			continue
-		case link && name == "..":
+		case from.link && name == "..":
 			if len(b.stack) > 1 {
 				b.stack = b.stack[:len(b.stack)-1]
 			}
 			continue
 		}
-		target, ok, err := b.step(name, link, create)
+		target, strict, ok, err := b.step(name, from.strict, create)
 		switch {
 		case err != nil:
 			return nil, err
 		case target != "":
 			if hops++; hops > MaxHops {
-				return nil, fmt.Errorf("more than %d symbolic links at %q: %w", MaxHops, b.where().Join(name).Abs(), fs.ErrInvalid)
+				return nil, fmt.Errorf("more than %d symbolic links at %s: %w", MaxHops, quote(b.where().Join(name)), fs.ErrInvalid)
 			}
 			b.hopped = true
 			if target[0] == '/' {
 				b.stack = b.stack[:1]
 			}
-			b.todo = append(b.todo, segment{text: target, link: true})
+			b.todo = append(b.todo, segment{text: target, link: true, strict: strict})
 		case !ok && create:
-			return nil, fmt.Errorf("%q is not a directory: %w", b.where().Join(name).Abs(), fs.ErrInvalid)
+			return nil, fmt.Errorf("%s is not a directory: %w", quote(b.where().Join(name)), fs.ErrInvalid)
 		case !ok:
-			b.todo = append(b.todo, segment{text: name, link: link})
+			b.todo = append(b.todo, segment{text: name, link: from.link, strict: from.strict})
 			return nil, nil
 		}
 	}
@@ -86,22 +89,22 @@ func (b *Builder) directory(p Path, create bool) (*Node, error) {
 }
 
 // next takes one component from what is still to be walked.
-func (b *Builder) next() (name string, link bool) {
+func (b *Builder) next() (name string, from segment) {
 	top := &b.todo[len(b.todo)-1]
-	link = top.link
+	from = *top
 	name, rest, more := strings.Cut(top.text, "/")
 	if more {
 		top.text = rest
 	} else {
 		b.todo = b.todo[:len(b.todo)-1]
 	}
-	return name, link
+	return name, from
 }
 
 // step goes from the last directory on the stack to name in it. It returns the
-// target of a symbolic link that is to be followed, or whether the directory was
-// found or made and is now on the stack.
-func (b *Builder) step(name string, link, create bool) (target string, ok bool, err error) {
+// target of a symbolic link that is to be followed, and whether that is strict, or
+// whether the directory was found or made and is now on the stack.
+func (b *Builder) step(name string, strict, create bool) (target string, strictly, ok bool, err error) {
 	at := b.stack[len(b.stack)-1]
 	own := b.names[nameKey{at.own, name}]
 	var low *Node
@@ -110,37 +113,33 @@ func (b *Builder) step(name string, link, create bool) (target string, ok bool, 
 	}
 	isLowDir := low != nil && low.IsDir()
 	isLowLink := low != nil && low.Inode != nil && low.Inode.Type == Symlink
-
-	// A link that Merge follows must lead somewhere; where nothing is known of the
-	// layers below, what is missing here may well be there.
-	dangling := link && b.base != nil
 	switch {
-	case isLowLink && (own == nil || own.Implicit):
-		return low.Inode.Link, false, nil
+	case isLowLink && (own == nil || own.Implicit && !own.Whiteout):
+		return low.Inode.Link, true, false, nil
 	case own == nil:
-		if dangling && !isLowDir {
-			return "", false, fmt.Errorf("symbolic link to %q, which is no directory: %w", b.where().Join(name).Abs(), fs.ErrInvalid)
+		if strict && !isLowDir {
+			return "", false, false, fmt.Errorf("symbolic link to %s, which is no directory: %w", quote(b.where().Join(name)), fs.ErrInvalid)
 		}
 		if !create {
-			return "", false, nil
+			return "", false, false, nil
 		}
 		if own, err = b.insert(at.own, name); err != nil {
-			return "", false, err
+			return "", false, false, err
 		}
 		own.Inode, own.Implicit = Implied(), true
-	case own.Whiteout:
-		if dangling {
-			return "", false, fmt.Errorf("symbolic link to %q, which the layer removes: %w", b.where().Join(name).Abs(), fs.ErrInvalid)
+	case own.Whiteout && own.Inode == nil:
+		if strict {
+			return "", false, false, fmt.Errorf("symbolic link to %s, which the layer removes: %w", quote(b.where().Join(name)), fs.ErrInvalid)
 		}
 		if !create {
-			return "", false, nil
+			return "", false, false, nil
 		}
-		own.Whiteout, own.Inode, own.Opaque = false, Implied(), true
+		own.Inode, own.Implicit, own.Opaque = Implied(), true, true
 	case own.IsDir():
 	case own.Inode != nil && own.Inode.Type == Symlink:
-		return own.Inode.Link, false, nil
+		return own.Inode.Link, strict, false, nil
 	default:
-		return "", false, nil
+		return "", false, false, nil
 	}
 
 	f := frame{own: own, size: at.size + 1 + len(name)}
@@ -148,10 +147,10 @@ func (b *Builder) step(name string, link, create bool) (target string, ok bool, 
 		f.base = low
 	}
 	if len(b.stack) > MaxDepth || f.size > MaxPath+1 {
-		return "", false, errTooDeep()
+		return "", false, false, errTooDeep()
 	}
 	b.stack = append(b.stack, f)
-	return "", true, nil
+	return "", false, true, nil
 }
 
 // where is the path of the last directory on the stack.
