@@ -82,7 +82,8 @@ type Writer interface {
 // Create, Publish and different writers may be used concurrently.
 //
 // Putting content that is there already, in the store or in the batch, costs its
-// hashing and stores nothing. Where another batch is writing the content of e.Digest
+// hashing and stores nothing; if it is removed before Publish, Publish fails and wraps
+// fs.ErrNotExist, and the work is to be repeated in a new batch. Where another batch is writing the content of e.Digest
 // just now, Create may wait until that batch is published or closed, or ctx ends.
 // Create refuses an Expect that contradicts itself, or asks for an algorithm that the
 // store does not serve, with an error that wraps fs.ErrInvalid.

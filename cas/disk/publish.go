@@ -137,7 +137,8 @@ func (in *Ingest) remark(from, to string) error {
 func (in *Ingest) move(ctx context.Context, fresh bool) (err error) {
 	var came usageRecord // what is to be added to the sums
 	if err := in.keepPromises(ctx, &came); err != nil {
-		return errors.Join(err, in.count(ctx, &came))
+		// Nothing was moved but what came back from quarantine, and that is counted.
+		return errors.Join(err, in.count(ctx, &came), in.remark(publishingFile, ""))
 	}
 	if err := in.remark(publishingFile, movingFile); err != nil {
 		return err
