@@ -99,7 +99,10 @@ func limitSpecs(files []*ast.File) []*ast.ValueSpec {
 				continue
 			}
 			for _, s := range g.Specs {
-				v := s.(*ast.ValueSpec)
+				v, ok := s.(*ast.ValueSpec)
+				if !ok {
+					continue
+				}
 				if v.Doc == nil && !g.Lparen.IsValid() {
 					v.Doc = g.Doc
 				}

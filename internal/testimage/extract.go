@@ -35,20 +35,19 @@ func Extract(t testing.TB, layers ...string) string {
 	return dir
 }
 
-// implied is what a directory gets that no layer described.
-var implied = struct {
-	mode os.FileMode
-	time []unix.Timespec
-}{0o755, []unix.Timespec{{}, {}}}
+// impliedMode and impliedTimes are what a directory gets that no layer described.
+const impliedMode os.FileMode = 0o755
+
+func impliedTimes() []unix.Timespec { return []unix.Timespec{{}, {}} }
 
 func extract(ctx context.Context, dir string, layers []string) error {
 	if _, err := exec.LookPath("tar"); err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, implied.mode); err != nil {
+	if err := os.Chmod(dir, impliedMode); err != nil {
 		return err
 	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, dir, implied.time, 0); err != nil {
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, dir, impliedTimes(), 0); err != nil {
 		return err
 	}
 	for _, layer := range layers {
@@ -104,10 +103,10 @@ func extractLayer(ctx context.Context, dir, layer string) error {
 		if described[p] {
 			continue
 		}
-		times := implied.time
+		times := impliedTimes()
 		if before != nil {
 			times = []unix.Timespec{before.Atim, before.Mtim}
-		} else if err := os.Chmod(p, implied.mode); errors.Is(err, fs.ErrNotExist) {
+		} else if err := os.Chmod(p, impliedMode); errors.Is(err, fs.ErrNotExist) {
 			continue // the place of a whiteout of nothing
 		} else if err != nil {
 			return err

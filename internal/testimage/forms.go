@@ -43,10 +43,10 @@ func convert(ctx context.Context, dir, name string, f form) (string, error) {
 		// Layouts and archives separate what follows by colons: tmp has none.
 		args := []string{"--insecure-policy", "--tmpdir", dir, "copy", "--quiet"}
 		target := "oci:" + tmp + ":latest"
-		switch f {
-		case dockerArchive:
+		if f == dockerArchive {
 			target = "docker-archive:" + tmp + ":" + reference(name)
-		case zstdOCI:
+		}
+		if f == zstdOCI {
 			args = append(args, "--dest-compress", "--dest-compress-format", "zstd")
 		}
 		return command(ctx, dir, "skopeo", append(args, "oci:"+raw+":latest", target)...)
@@ -114,7 +114,7 @@ func writeLayout(dir, path, name string) error {
 		return d, os.WriteFile(filepath.Join(blobs, hexSum), data, 0o644)
 	}
 	c := config{
-		Created:      epoch.UTC(),
+		Created:      epoch().UTC(),
 		Architecture: runtime.GOARCH,
 		OS:           "linux",
 		Config: runConfig{
@@ -139,7 +139,7 @@ func writeLayout(dir, path, name string) error {
 		}
 		m.Layers = append(m.Layers, descriptor{MediaType: ociType + "layer.v1.tar", Digest: "sha256:" + hexSum, Size: size})
 		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, "sha256:"+hexSum)
-		c.History = append(c.History, history{Created: epoch.UTC(), CreatedBy: fmt.Sprintf("layer %d of %s", n, name)})
+		c.History = append(c.History, history{Created: epoch().UTC(), CreatedBy: fmt.Sprintf("layer %d of %s", n, name)})
 	}
 	if m.Config, err = put(ociType+"config.v1+json", c); err != nil {
 		return err

@@ -34,7 +34,7 @@ func odd(ctx context.Context, dir string) error {
 			return err
 		}
 		fill(b)
-		b.times(b.root, epoch)
+		b.times(b.root, epoch())
 		if b.err != nil {
 			return fmt.Errorf("layer %d: %w", n, b.err)
 		}
@@ -379,7 +379,7 @@ func oddChanges(file string) (err error) {
 		if err == nil {
 			err = w.WriteHeader(&tar.Header{
 				Typeflag: typ, Name: name, Linkname: linkname, Size: int64(len(content)), Mode: mode,
-				ModTime: epoch.Add(time.Hour), Format: tar.FormatPAX,
+				ModTime: epoch().Add(time.Hour), Format: tar.FormatPAX,
 			})
 		}
 		if err == nil {

@@ -17,8 +17,8 @@ import (
 // suite is the release of Debian that images are made of.
 const suite = "bookworm"
 
-// epoch is the time of files that have no time of their own.
-var epoch = time.Unix(1_700_000_000, 123_456_789)
+// epoch returns the time of files that have no time of their own.
+func epoch() time.Time { return time.Unix(1_700_000_000, 123_456_789) }
 
 func busybox(ctx context.Context, dir string) error {
 	root := dir + ".root"
@@ -54,7 +54,7 @@ func busybox(ctx context.Context, dir string) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := setTimes(root, epoch); err != nil {
+	if err := setTimes(root, epoch()); err != nil {
 		return err
 	}
 	return errors.Join(packTar(ctx, root, layerFile(dir, 0)), os.RemoveAll(root))

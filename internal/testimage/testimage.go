@@ -29,8 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootCache is where root builds images, so that unprivileged test runs find them too.
-const rootCache = "/var/cache/layerfs-testimage"
+// cacheDir is where root builds images, so that unprivileged test runs find them too. It
+// can be deleted at any time when no tests run.
+const cacheDir = "/var/cache/layerfs-testimage"
 
 //go:embed layered.sh
 var layeredScript string
@@ -190,23 +191,10 @@ func (im *Image) Extracted(t testing.TB) string {
 	return filepath.Join(path, "root")
 }
 
-// cacheDir is where images are kept: root's place when it can be read and has the image
-// or when this is root, else the user's own cache.
-func cacheDir() (string, error) {
-	if os.Geteuid() == 0 {
-		return rootCache, os.MkdirAll(rootCache, 0o755)
-	}
-	return rootCache, nil
-}
-
 // ensure returns the directory of an image whose layers are complete.
 func ensure(ctx context.Context, r recipe) (string, error) {
-	cache, err := cacheDir()
-	if err != nil {
-		return "", err
-	}
 	sum := sha256.Sum256([]byte(r.version))
-	dir := filepath.Join(cache, r.name+"-"+hex.EncodeToString(sum[:6]))
+	dir := filepath.Join(cacheDir, r.name+"-"+hex.EncodeToString(sum[:6]))
 	if os.Geteuid() != 0 {
 		if _, err := os.Stat(dir); err != nil {
 			return "", fmt.Errorf("image %s is not there, and building it needs root (make images): %w", r.name, errors.ErrUnsupported)
@@ -218,6 +206,9 @@ func ensure(ctx context.Context, r recipe) (string, error) {
 			return "", fmt.Errorf("building image %s needs %s (make setup): %w", r.name, tool, errors.ErrUnsupported)
 		}
 	}
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return "", err
+	}
 	return once(ctx, dir, func(tmp string) error {
 		layers := filepath.Join(tmp, "layers")
 		if err := os.MkdirAll(layers, 0o755); err != nil {
@@ -227,9 +218,9 @@ func ensure(ctx context.Context, r recipe) (string, error) {
 	})
 }
 
-// once makes sure that path exists, by calling make with the path to create and
+// once makes sure that path exists, by calling create with the path to create and
 // renaming the result. One process at a time does so; others wait for it.
-func once(ctx context.Context, path string, make func(tmp string) error) (result string, err error) {
+func once(ctx context.Context, path string, create func(tmp string) error) (result string, err error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -256,7 +247,7 @@ func once(ctx context.Context, path string, make func(tmp string) error) (result
 	if err := os.RemoveAll(tmp); err != nil {
 		return "", err
 	}
-	if err := make(tmp); err != nil {
+	if err := create(tmp); err != nil {
 		return "", errors.Join(err, os.RemoveAll(tmp))
 	}
 	return path, os.Rename(tmp, path)

@@ -58,7 +58,7 @@ func TestOracleAppliesLayerRules(t *testing.T) {
 	}
 	// Things happen in these directories, which have no entry in that layer.
 	for _, name := range []string{"change/kept", "change/real"} {
-		if st := stat(name); st.Mtim.Sec != epoch.Unix() {
+		if st := stat(name); st.Mtim.Sec != epoch().Unix() {
 			t.Errorf("%s: time %v, want that of its own layer", name, st.Mtim)
 		}
 	}
@@ -129,7 +129,7 @@ func TestCompareFindsEachDifference(t *testing.T) {
 		b.link("linked", "dir/file")
 		b.symlink("symlink", "target")
 		b.node("char", unix.S_IFCHR|0o600, 1, 3)
-		b.times(b.root, epoch)
+		b.times(b.root, epoch())
 		if b.err != nil {
 			t.Fatal(b.err)
 		}
