@@ -186,7 +186,7 @@ func (im *importer) smallSparse(e *entry, ino *tree.Inode) error {
 		return nil
 	}
 	im.recipe.Object(ino, e.extents)
-	s := im.pipe.pool.take(len(whole), len(im.in.cur.buf))
+	s := im.pipe.pool.take(len(whole), im.in.cur)
 	im.pipe.store(s, s.buf[:copy(s.buf, whole)], ino, e.name, e.off)
 	s.release()
 	return nil

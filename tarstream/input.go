@@ -53,11 +53,7 @@ func (in *input) need(n int) error {
 // roll goes on in a new slab with room for n bytes, taking along what the parser has
 // not passed.
 func (in *input) roll(n int) {
-	held := 0
-	if in.cur != nil {
-		held = len(in.cur.buf)
-	}
-	s := in.pool.take(n, held)
+	s := in.pool.take(n, in.cur)
 	rest := 0
 	if in.cur != nil {
 		rest = copy(s.buf, in.cur.buf[in.pos:in.end])

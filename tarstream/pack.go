@@ -109,7 +109,7 @@ func (p *packer) room(n int) []byte {
 		if p.cur != nil {
 			p.cur.release()
 		}
-		p.cur = p.pipe.pool.take(n, 0)
+		p.cur = p.pipe.pool.take(n, nil)
 		p.start, p.end = 0, 0
 	}
 	p.end += n
@@ -269,7 +269,7 @@ func (f *packFile) finish(s *slab, data []byte) {
 
 // whole reads contents into a slab of their own.
 func (f *packFile) whole() error {
-	s := f.pipe.pool.take(int(f.ino.Size), f.held())
+	s := f.pipe.pool.take(int(f.ino.Size), f.cur)
 	defer s.release()
 	data := s.buf[:f.ino.Size]
 	if err := f.read(data, 0); err != nil {
@@ -292,7 +292,7 @@ func (f *packFile) whole() error {
 
 // large looks for holes first and then reads contents piece by piece.
 func (f *packFile) large() (err error) {
-	s := f.pipe.pool.take(slabSize, f.held())
+	s := f.pipe.pool.take(slabSize, f.cur)
 	f.m.extents, err = findHoles(f.pipe.ctx, f.c, f.ino.Size, s.buf)
 	s.release()
 	if err != nil {
@@ -300,7 +300,7 @@ func (f *packFile) large() (err error) {
 	}
 	f.header(f.m)
 	return f.sparse(func(off, limit int64) (*slab, []byte, error) {
-		s := f.pipe.pool.take(slabSize, f.held())
+		s := f.pipe.pool.take(slabSize, f.cur)
 		data := s.buf[:min(limit, slabSize)]
 		if err := f.read(data, off); err != nil {
 			s.release()
@@ -308,13 +308,6 @@ func (f *packFile) large() (err error) {
 		}
 		return s, data, nil
 	})
-}
-
-func (f *packFile) held() int {
-	if f.cur == nil {
-		return 0
-	}
-	return len(f.cur.buf)
 }
 
 // sparse streams contents, all of them or their extents. Next returns bytes at an

@@ -44,8 +44,7 @@ type piece struct {
 	hole int64 // this many zeros instead
 }
 
-// task is the whole contents of one file. Digested says that only the tar's digest
-// needed them.
+// task is the whole contents of one file.
 type task struct {
 	piece
 	ino  *tree.Inode
@@ -54,20 +53,21 @@ type task struct {
 }
 
 func newPipeline(ctx context.Context, sink cas.ObjectSink, workers int) *pipeline {
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	workers = min(workers, maxWorkers)
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &pipeline{
 		ctx:    ctx,
 		cancel: cancel,
 		sink:   sink,
-		pool:   newSlabPool(slabBudget),
+		pool:   newSlabPool(workers),
 		digest: make(chan piece, digestQueue),
 		work:   make(chan task, workQueue),
 	}
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
 	p.group.Go(p.hashTar)
-	for range min(workers, maxWorkers) {
+	for range workers {
 		p.group.Go(p.storeFiles)
 	}
 	return p

@@ -7,11 +7,14 @@ import (
 )
 
 const (
-	slabSize = 1 << 20  // bytes in an ordinary slab
-	maxWhole = 16 << 20 // contents up to this many bytes are handled in one piece
-	// slabBudget bounds the slabs of one import. It has room for the slab being
-	// parsed, one that takes over from it, and as much in flight.
-	slabBudget = 64 << 20
+	slabSize = 128 << 10 // bytes in an ordinary slab
+	maxWhole = 16 << 20  // contents up to this many bytes are handled in one piece
+
+	// slabBudget is what the slabs of one import may use for each worker. More would
+	// only let the parser run ahead, until what it has read is no longer in a cache
+	// when it is hashed. A larger slab waits until little else is in flight.
+	slabBudget = 512 << 10
+	slabKeep   = 2 * maxWhole // bytes in free slabs that are kept for reuse
 )
 
 // slab is a buffer that the tar is read into. It goes back to its pool when the last
@@ -41,21 +44,24 @@ type slabPool struct {
 	free   map[int][]*slab // by size
 }
 
-func newSlabPool(budget int) *slabPool {
-	p := &slabPool{budget: budget, free: make(map[int][]*slab)}
+func newSlabPool(workers int) *slabPool {
+	p := &slabPool{budget: workers * slabBudget, free: make(map[int][]*slab)}
 	p.freed.L = &p.mu
 	return p
 }
 
-// take returns a slab of at least n bytes with one reference. Held says how many bytes
-// the caller itself holds on to, for which waiting would be in vain.
-func (p *slabPool) take(n, held int) *slab {
-	size := slabSize
+// take returns a slab of at least n bytes with one reference. Held is nil or the slab
+// that the caller itself holds on to, for which waiting would be in vain.
+func (p *slabPool) take(n int, held *slab) *slab {
+	size, own := slabSize, 0
 	if n > size {
 		size = 1 << bits.Len(uint(n-1))
 	}
+	if held != nil {
+		own = len(held.buf)
+	}
 	p.mu.Lock()
-	for p.used > held && p.used+size > p.budget {
+	for limit := max(p.budget, 2*size); p.used > own && p.used+size > limit; {
 		p.freed.Wait()
 	}
 	p.used += size
@@ -74,10 +80,10 @@ func (p *slabPool) take(n, held int) *slab {
 }
 
 func (p *slabPool) put(s *slab) {
-	p.mu.Lock()
 	size := len(s.buf)
+	p.mu.Lock()
 	p.used -= size
-	if p.kept+p.used+size <= p.budget {
+	if p.kept+size <= slabKeep {
 		p.kept += size
 		p.free[size] = append(p.free[size], s)
 	}

@@ -110,7 +110,7 @@ func (b *Builder) Literal(p []byte) {
 	s := &b.sections[sectionStream]
 	for len(p) > 0 {
 		s.room(min(len(p)+binary.MaxVarintLen64, 1<<16))
-		n := min(len(p), MaxFrame-binary.MaxVarintLen64-len(s.buf))
+		n := min(len(p), frameFill-binary.MaxVarintLen64-len(s.buf))
 		s.buf = binary.AppendUvarint(s.buf, uint64(n)<<2|opLiteral)
 		s.buf = append(s.buf, p[:n]...)
 		p = p[n:]
@@ -172,7 +172,7 @@ func (b *Builder) Inline(ino *tree.Inode, data []byte, extents []Extent) bool {
 		return false
 	}
 	s := &b.sections[sectionInline]
-	if len(s.buf)+len(data)+binary.MaxVarintLen32 > MaxFrame {
+	if len(s.buf)+len(data)+binary.MaxVarintLen32 > frameFill {
 		b.flushInline()
 	}
 	s.buf = binary.AppendUvarint(s.buf, uint64(len(data)))

@@ -28,6 +28,10 @@ const (
 	headerSize  = 80
 	footerSize  = 32
 	objectEntry = 40
+
+	// frameFill is the raw size of the frames that are written. Larger ones compress
+	// no better and cost more memory.
+	frameFill = 256 << 10
 )
 
 // castagnoli is never written after its construction.
@@ -57,9 +61,9 @@ type section struct {
 	rawSum int64
 }
 
-// room makes sure that the next n bytes lie in one frame; n is at most MaxFrame.
+// room makes sure that the next n bytes lie in one frame; n is at most frameFill.
 func (s *section) room(n int) {
-	if len(s.buf)+n > MaxFrame {
+	if len(s.buf)+n > frameFill {
 		s.flush()
 	}
 }
@@ -87,10 +91,10 @@ func (s *section) flush() {
 // write appends p without regard to frame bounds.
 func (s *section) write(p []byte) {
 	for len(p) > 0 {
-		if len(s.buf) == MaxFrame {
+		if len(s.buf) >= frameFill {
 			s.flush()
 		}
-		n := min(len(p), MaxFrame-len(s.buf))
+		n := min(len(p), frameFill-len(s.buf))
 		s.buf = append(s.buf, p[:n]...)
 		p = p[n:]
 	}
@@ -101,7 +105,7 @@ func newEncoder() (*zstd.Encoder, error) {
 		zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(MaxFrame))
+		zstd.WithWindowSize(frameFill))
 }
 
 func newDecoder() (*zstd.Decoder, error) {

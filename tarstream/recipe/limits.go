@@ -3,7 +3,7 @@ package recipe
 // Limits of a recipe. A recipe that exceeds one is refused when it is read and is
 // never written.
 const (
-	MaxFrame     = 1 << 20 // raw bytes in one frame
+	MaxFrame     = 1 << 20 // raw bytes in one frame; Builder makes them smaller
 	MaxInline    = 1 << 16 // bytes of contents that may be inline
 	MaxDirectory = 1 << 24 // bytes in the directory
 	MaxStored    = 1 << 30 // bytes in the whole recipe
