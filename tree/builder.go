@@ -43,8 +43,9 @@ type Builder struct {
 	// While the layer is being built, a node may be both a whiteout and an implicit
 	// directory: one that is opaque and does not take its metadata from below.
 	root  *Node
-	names map[nameKey]*Node // every name but the root's, by directory
+	names map[nameKey]*Node // the names in directories that are not small
 	slab  []Node
+	small int // up to how many names a directory is searched, not indexed
 	left  int // nodes that may still be made
 	done  bool
 
@@ -60,6 +61,9 @@ type Builder struct {
 	hopped bool
 	credit int
 }
+
+// smallDirectory is how many names in a directory are searched faster than hashed.
+const smallDirectory = 16
 
 type nameKey struct {
 	dir  *Node
@@ -78,6 +82,7 @@ func NewBuilderLimits(l Limits) *Builder {
 	return &Builder{
 		root:   &Node{Inode: Implied(), Implicit: true},
 		names:  make(map[nameKey]*Node),
+		small:  smallDirectory,
 		left:   l.Nodes,
 		credit: initialCredit,
 	}
@@ -189,12 +194,12 @@ func (b *Builder) target(target Path) (*Node, Path, error) {
 		if at == nil {
 			return nil, target, nil
 		}
-		return b.names[nameKey{at, name}], target, nil
+		return b.find(at, name), target, nil
 	}
 	if at == nil {
 		return nil, b.unresolved(target, name), nil
 	}
-	return b.names[nameKey{at, name}], b.where().Join(name), nil
+	return b.find(at, name), b.where().Join(name), nil
 }
 
 // outside makes sure that the directory n, which a link to target is about to
@@ -335,7 +340,7 @@ func (b *Builder) entry(p Path) (n *Node, made bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if n := b.names[nameKey{at, name}]; n != nil {
+	if n := b.find(at, name); n != nil {
 		return n, false, nil
 	}
 	if len(b.stack) > MaxDepth || b.stack[len(b.stack)-1].size+len(name) > MaxPath {
@@ -364,8 +369,28 @@ func (b *Builder) insert(dir *Node, name string) (*Node, error) {
 	b.slab = b.slab[1:]
 	n.Name = name
 	dir.Children = append(dir.Children, n)
-	b.names[nameKey{dir, name}] = n
+	switch count := len(dir.Children); {
+	case count == b.small+1:
+		for _, c := range dir.Children {
+			b.names[nameKey{dir, c.Name}] = c
+		}
+	case count > b.small:
+		b.names[nameKey{dir, name}] = n
+	}
 	return n, nil
+}
+
+// find returns the node of that name in dir, or nil.
+func (b *Builder) find(dir *Node, name string) *Node {
+	if len(dir.Children) > b.small {
+		return b.names[nameKey{dir, name}]
+	}
+	for _, c := range dir.Children {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
 }
 
 // clear takes from n all but its name.

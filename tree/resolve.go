@@ -106,7 +106,7 @@ func (b *Builder) next() (name string, from segment) {
 // whether the directory was found or made and is now on the stack.
 func (b *Builder) step(name string, strict, create bool) (target string, strictly, ok bool, err error) {
 	at := b.stack[len(b.stack)-1]
-	own := b.names[nameKey{at.own, name}]
+	own := b.find(at.own, name)
 	var low *Node
 	if at.base != nil {
 		low = at.base.Child(name)

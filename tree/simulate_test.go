@@ -425,6 +425,7 @@ func TestAgainstSimulation(t *testing.T) {
 			}
 			next, err := func() (*Node, error) {
 				b := NewBuilder()
+				b.small = round % 3 * 2 // so that small directories are indexed too
 				if err := script(b, strings.Join(entries, "\n")); err != nil {
 					return nil, err
 				}
