@@ -45,6 +45,8 @@ func advice(err error, p *plan) string {
 		return fmt.Sprintf("the upper directory was mounted volatile before, so its contents may be torn; throw it away, or remove %s if no crash has happened since", filepath.Join(p.work, "work", "incompat"))
 	case isCall && call.Op == "fsconfig create" && errors.Is(err, unix.EINVAL) && p.upper != "" && differentDevice(p.upper, p.work):
 		return "the upper and the work directory have to be on one file system"
+	case isCall && call.Op == "fsconfig create" && errors.Is(err, unix.ELOOP):
+		return "two of the directories are the same, or one lies within another"
 	default:
 		return ""
 	}

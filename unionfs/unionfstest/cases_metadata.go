@@ -65,7 +65,7 @@ var metadataCases = theme{"metadata", []testCase{
 func appendOnly(t *testing.T, u *Union) {
 	t.Helper()
 	for _, root := range []string{u.Control, u.Root} {
-		setFlags(t, root+"/f", unix.STATX_ATTR_APPEND) // FS_APPEND_FL has the same value
+		setAppendOnly(t, root+"/f", true)
 		if _, err := WriteAt("f", "x", 0).Do(root); errno(err) != unix.EPERM {
 			t.Errorf("overwriting an append-only file ended with %v, want EPERM", err)
 		}
@@ -75,14 +75,21 @@ func appendOnly(t *testing.T, u *Union) {
 		if _, err := Unlink("f").Do(root); errno(err) != unix.EPERM {
 			t.Errorf("removing an append-only file ended with %v, want EPERM", err)
 		}
-		setFlags(t, root+"/f", 0)
+		setAppendOnly(t, root+"/f", false)
 	}
 	u.Verify(t)
 }
 
-func setFlags(t *testing.T, path string, flags int) {
+// setAppendOnly sets or clears a file's flag FS_APPEND_FL.
+func setAppendOnly(t *testing.T, path string, on bool) {
 	t.Helper()
 	f := open(t, path, unix.O_RDONLY)
+	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	must(t, err)
+	flags &^= unix.STATX_ATTR_APPEND // which has the same value
+	if on {
+		flags |= unix.STATX_ATTR_APPEND
+	}
 	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags))
 	must(t, f.Close())
 }
