@@ -12,16 +12,14 @@ const (
 	outMargin = maxMatch + 4 + 32 + 8
 )
 
-func load64(p unsafe.Pointer, i int) uint64 { return *(*uint64)(unsafe.Add(p, i)) }
+func load64(p unsafe.Pointer) uint64 { return *(*uint64)(p) }
 
-func store16(p unsafe.Pointer, i int, v uint16) { *(*uint16)(unsafe.Add(p, i)) = v }
+func store16(p unsafe.Pointer, v uint16) { *(*uint16)(p) = v }
 
-func store64(p unsafe.Pointer, i int, v uint64) { *(*uint64)(unsafe.Add(p, i)) = v }
+func store64(p unsafe.Pointer, v uint64) { *(*uint64)(p) = v }
 
 // copy16 copies 16 bytes from src to dst; they are read before any is written.
-func copy16(p unsafe.Pointer, dst, src int) {
-	*(*[16]byte)(unsafe.Add(p, dst)) = *(*[16]byte)(unsafe.Add(p, src))
-}
+func copy16(dst, src unsafe.Pointer) { *(*[16]byte)(dst) = *(*[16]byte)(src) }
 
 // fast decodes symbols while there are inMargin bytes of input and outMargin bytes of
 // window left, or to the end of the block, which it reports.
@@ -29,44 +27,45 @@ func (z *Reader) fast() (ended bool, err error) {
 	if z.end-z.pos < inMargin || len(z.win)-z.w < outMargin {
 		return false, nil
 	}
-	in, out := unsafe.Pointer(unsafe.SliceData(z.in)), unsafe.Pointer(unsafe.SliceData(z.win))
+	ip, op := unsafe.Pointer(&z.in[z.pos]), unsafe.Pointer(&z.win[z.w])
+	lastIn := uintptr(unsafe.Pointer(&z.in[z.end-inMargin]))
+	lastOut := uintptr(unsafe.Pointer(&z.win[len(z.win)-outMargin]))
+	base := uintptr(unsafe.Pointer(&z.win[z.base]))
 	t := &z.t
-	pos, w, base := z.pos, z.w, z.base
-	lastPos, lastW := z.end-inMargin, len(z.win)-outMargin
-	acc, n := z.acc, z.n
+	acc, n := z.acc, z.n // only the low 6 bits of n count
 	reason := ""
 
 loop:
-	for pos <= lastPos && w <= lastW {
+	for uintptr(ip) <= lastIn && uintptr(op) <= lastOut {
 		// At least 56 bits. Those of acc above n are the right ones already.
-		acc |= load64(in, pos) << (n & 63)
-		pos += int((63 - n) >> 3)
+		acc |= load64(ip) << (n & 63)
+		ip = unsafe.Add(ip, (63-n)>>3&7)
 		n |= 56
 
 		e := t.lit[acc&(1<<litBits-1)]
 		if e&litLiteral != 0 {
 			acc >>= e & 63
-			n -= uint(e & 63)
-			store16(out, w, uint16(e>>16))
-			w += int(e >> 8 & 3)
+			n -= uint(e)
+			store16(op, uint16(e>>16))
+			op = unsafe.Add(op, e>>8&3)
 			e = t.lit[acc&(1<<litBits-1)]
 			if e&litLiteral != 0 {
 				acc >>= e & 63
-				n -= uint(e & 63)
-				store16(out, w, uint16(e>>16))
-				w += int(e >> 8 & 3)
+				n -= uint(e)
+				store16(op, uint16(e>>16))
+				op = unsafe.Add(op, e>>8&3)
 				e = t.lit[acc&(1<<litBits-1)]
 				if e&litLiteral != 0 {
 					acc >>= e & 63
-					n -= uint(e & 63)
-					store16(out, w, uint16(e>>16))
-					w += int(e >> 8 & 3)
+					n -= uint(e)
+					store16(op, uint16(e>>16))
+					op = unsafe.Add(op, e>>8&3)
 					continue
 				}
 			}
 		}
 		// At least 56-22 bits.
-		length := int(e >> 16)
+		length := e >> 16
 		if e&litSpecial != 0 {
 			if e&litKind == litSub {
 				acc >>= litBits
@@ -74,26 +73,23 @@ loop:
 				e = t.lit[e>>16+uint32(acc)&(1<<(e>>8&15)-1)]
 				if e&litLiteral != 0 {
 					acc >>= e & 63
-					n -= uint(e & 63)
-					store16(out, w, uint16(e>>16))
-					w++
+					n -= uint(e)
+					store16(op, uint16(e>>16))
+					op = unsafe.Add(op, 1)
 					continue
 				}
-				length = int(e >> 16)
+				length = e >> 16
 			}
 			if e&litSpecial != 0 {
 				switch e & litKind {
 				case litExtra:
 					acc >>= e & 63
-					n -= uint(e & 63)
-					x := e >> 8 & 15
-					length += int(acc & (1<<x - 1))
-					acc >>= x
-					n -= uint(x)
-					e = 0
+					n -= uint(e)
+					e = e >> 8 & 15
+					length += uint32(acc) & (1<<e - 1)
 				case litEnd:
 					acc >>= e & 63
-					n -= uint(e & 63)
+					n -= uint(e)
 					ended = true
 					break loop
 				default:
@@ -103,10 +99,10 @@ loop:
 			}
 		}
 		acc >>= e & 63
-		n -= uint(e & 63)
+		n -= uint(e)
 
-		acc |= load64(in, pos) << (n & 63)
-		pos += int((63 - n) >> 3)
+		acc |= load64(ip) << (n & 63)
+		ip = unsafe.Add(ip, (63-n)>>3&7)
 		n |= 56
 
 		d := t.dist[acc&(1<<distBits-1)]
@@ -124,43 +120,50 @@ loop:
 				break
 			}
 		}
-		src := w - int(d>>32) - int(acc>>(d>>8&15)&(d>>16&0xffff))
+		dist := uintptr(d>>32 + acc>>(d>>8&63)&(d>>16&0xffff))
 		acc >>= d & 63
-		n -= uint(d & 63)
-		if src < base {
+		n -= uint(d)
+		if dist > uintptr(op)-base {
 			reason = "distance reaches back beyond the start"
 			break
 		}
-		dst := w
-		w += length
-		switch dist := dst - src; {
+		src := unsafe.Add(op, -int(dist))
+		dst := op
+		op = unsafe.Add(op, length)
+		switch {
 		case dist >= 16:
-			copy16(out, dst, src)
-			for dst += 16; dst < w; dst += 16 {
-				src += 16
-				copy16(out, dst, src)
+			copy16(dst, src)
+			copy16(unsafe.Add(dst, 16), unsafe.Add(src, 16))
+			for length > 32 {
+				dst, src = unsafe.Add(dst, 32), unsafe.Add(src, 32)
+				copy16(dst, src)
+				copy16(unsafe.Add(dst, 16), unsafe.Add(src, 16))
+				length -= 32
 			}
 		case dist >= 8:
-			for ; dst < w; dst += 8 {
-				store64(out, dst, load64(out, src))
-				src += 8
+			for uintptr(dst) < uintptr(op) {
+				store64(dst, load64(src))
+				dst, src = unsafe.Add(dst, 8), unsafe.Add(src, 8)
 			}
 		case dist == 1:
-			v := uint64(*(*byte)(unsafe.Add(out, src))) * 0x0101010101010101
-			for ; dst < w; dst += 8 {
-				store64(out, dst, v)
+			v := uint64(*(*byte)(src)) * 0x0101010101010101
+			for uintptr(dst) < uintptr(op) {
+				store64(dst, v)
+				dst = unsafe.Add(dst, 8)
 			}
 		default:
 			// Each store of 8 bytes makes dist more bytes right.
-			for ; dst < w; dst += dist {
-				store64(out, dst, load64(out, src))
-				src += dist
+			for uintptr(dst) < uintptr(op) {
+				store64(dst, load64(src))
+				dst, src = unsafe.Add(dst, dist), unsafe.Add(src, dist)
 			}
 		}
 	}
 	// The unused high bits of acc are made zero again.
-	z.acc, z.n = acc&(1<<(n&63)-1), n
-	z.pos, z.w = pos, w
+	z.n = n & 63
+	z.acc = acc & (1<<z.n - 1)
+	z.pos = int(uintptr(ip) - uintptr(unsafe.Pointer(&z.in[0])))
+	z.w = int(uintptr(op) - uintptr(unsafe.Pointer(&z.win[0])))
 	if reason != "" {
 		return false, z.corrupt(reason)
 	}

@@ -9,7 +9,7 @@ const (
 	metaCodes = 19
 	maxCode   = 15 // bits of a code
 
-	litBits  = 11 // index of the first-level tables; longer codes go on in a second level
+	litBits  = 12 // index of the first-level tables; longer codes go on in a second level
 	distBits = 9
 	metaBits = 7
 
@@ -61,6 +61,7 @@ type builder struct {
 	count  [maxCode + 1]uint16
 	first  [maxCode + 2]uint16 // index in sorted of the first symbol of a length
 	sorted [fixedLits]uint16   // symbols by length of code, then by value
+	lits   [maxCode + 1]uint16 // how many of the symbols of a length are literals; they come first
 	codes  [fixedLits]uint16   // the code of sorted[i], first bit lowest
 	max    int                 // length of the longest code
 	single bool                // the code has one symbol, of one bit
@@ -98,6 +99,11 @@ func (b *builder) sort(lengths []uint8) bool {
 		if n &= maxCode; n != 0 {
 			b.sorted[next[n]] = uint16(sym)
 			next[n]++
+		}
+		if sym == 255 {
+			for i := range b.lits {
+				b.lits[i] = next[i] - b.first[i]
+			}
 		}
 	}
 	code := uint16(0)
@@ -190,6 +196,17 @@ func (t *tables) setLits(lengths []uint8) bool {
 				if k := n + int(lengthExtra[sym-257]); k <= litBits {
 					pending[k][npending[k]] = i
 					npending[k]++
+				}
+			}
+		}
+		// Two literals whose codes have n bits together share the entries that the first
+		// alone would have.
+		for n1 := 1; n1 < n; n1++ {
+			lit1, lit2 := b.first[n1]+b.lits[n1], b.first[n-n1]+b.lits[n-n1]
+			for i := b.first[n1]; i < lit1; i++ {
+				e := uint32(b.sorted[i])<<16 | 2<<8 | uint32(n1)<<10 | litLiteral | uint32(n)
+				for j := b.first[n-n1]; j < lit2; j++ {
+					t.lit[b.codes[i]|b.codes[j]<<n1] = e | uint32(b.sorted[j])<<24
 				}
 			}
 		}
