@@ -21,6 +21,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -148,16 +149,16 @@ func finish(out io.Writer, e event, text string, failedTests int) bool {
 	return false
 }
 
-// reason picks the message of t.Skip out of a test's output: "    x_test.go:12: why".
+// skipLine is what t.Skip prints: "    x_test.go:12: why".
+var skipLine = regexp.MustCompile(`(?m)^\s+\S+\.go:\d+: (.*)$`)
+
+// reason picks the message of t.Skip out of a test's output, the last that was logged.
 func reason(text string) string {
-	for line := range strings.Lines(text) {
-		if _, after, ok := strings.Cut(line, "_test.go:"); ok {
-			if _, why, ok := strings.Cut(after, ": "); ok {
-				return strings.TrimSpace(why)
-			}
-		}
+	all := skipLine.FindAllStringSubmatch(text, -1)
+	if len(all) == 0 {
+		return "no reason given"
 	}
-	return "no reason given"
+	return strings.TrimSpace(all[len(all)-1][1])
 }
 
 func load(dir string) ([]result, error) {
