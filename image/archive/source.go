@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/layerfs/layerfs/image"
 )
@@ -99,7 +100,7 @@ func (d dirOpener) open(name string) (io.ReadCloser, int64, error) {
 	// Opening must not wait for the other end of a fifo.
 	f, err := d.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, linkError(err)
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -113,4 +114,14 @@ func (d dirOpener) open(name string) (io.ReadCloser, int64, error) {
 		io.Reader
 		io.Closer
 	}{io.NewSectionReader(f, 0, info.Size()), f}, info.Size(), nil
+}
+
+// linkError adds the class fs.ErrInvalid to the error of opening a link that leads out
+// of the directory, nowhere or in a circle. Errors of the system stay as they are.
+func linkError(err error) error {
+	var errno syscall.Errno
+	if isMissing(err) || errors.As(err, &errno) && errno != syscall.ELOOP && errno != syscall.ENOTDIR {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/image/reference"
-	"github.com/opencontainers/go-digest"
 )
 
 // streamSource is an archive that was read once, from front to back.
@@ -62,7 +61,7 @@ func readStream(ctx context.Context, r io.Reader, layers image.Layers, force boo
 		body := bufio.NewReaderSize(t, tarBlock)
 		head, err := body.Peek(tarBlock)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read member %s: %w", name, err)
+			return nil, fmt.Errorf("read member %s: %w", name, tarError(s.members.count, err))
 		}
 		switch {
 		case looksLikeLayer(head) && mayBeLayer(name):
@@ -105,24 +104,28 @@ func (s *streamSource) take(ctx context.Context, name string, f *streamed, r io.
 	}
 	if isBlob && !force {
 		l, err := known(ctx, s.layers, e)
-		if err == nil {
-			f.layer, f.done = l, true
-			return nil
-		}
 		if !isMissing(err) {
-			return err
+			return f.became(l, err, isBlob)
 		}
 	}
 	l, err := s.layers.Import(ctx, s.meter.reader(ctx, name, f.size, r), e)
+	return f.became(l, err, isBlob)
+}
+
+// became notes what importing gave.
+func (f *streamed) became(l image.Layer, err error, isBlob bool) error {
 	switch {
 	case err == nil:
 		f.layer, f.done = l, true
-	case isBlob && errors.Is(err, fs.ErrInvalid) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return nil
+	case isBlob && errors.Is(err, fs.ErrInvalid):
+		// If it was the archive that broke off, its next header is not there either.
 		f.err = err
-	default:
-		return err
+		return nil
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.Join(err, fs.ErrInvalid)
 	}
-	return nil
+	return err
 }
 
 func (s *streamSource) parallel() bool { return false }
@@ -192,23 +195,26 @@ func (s *streamSource) layer(ctx context.Context, name string, e image.LayerExpe
 
 // known finds a layer that is stored already by what is known of it.
 func known(ctx context.Context, layers image.Layers, e image.LayerExpect) (image.Layer, error) {
-	diffID := e.DiffID
-	if e.Blob != "" && diffID != e.Blob {
-		l, err := layers.ByBlob(ctx, e.Blob)
-		if err == nil && (diffID == "" || l.DiffID == diffID) {
-			return l, nil
-		}
-		if err != nil && !isMissing(err) {
-			return image.Layer{}, err
-		}
-		// The blob may be a plain tar, and its digest that of a layer.
-		if diffID != "" {
+	if e.Blob == "" {
+		if e.DiffID == "" {
 			return image.Layer{}, fs.ErrNotExist
 		}
-		diffID = e.Blob
+		return layers.Stat(ctx, e.DiffID)
 	}
-	if diffID == digest.Digest("") {
-		return image.Layer{}, fs.ErrNotExist
+	l, err := layers.ByBlob(ctx, e.Blob)
+	size := l.BlobSize
+	if isMissing(err) && (e.DiffID == "" || e.DiffID == e.Blob) {
+		// The blob may be a plain tar, and its digest that of a layer.
+		l, err = layers.Stat(ctx, e.Blob)
+		size = l.Size
 	}
-	return layers.Stat(ctx, diffID)
+	switch {
+	case err != nil:
+		return image.Layer{}, err
+	case e.DiffID != "" && l.DiffID != e.DiffID:
+		return image.Layer{}, fs.ErrNotExist // importing will tell
+	case e.BlobSize >= 0 && size != e.BlobSize:
+		return image.Layer{}, invalid("layer %s has %d bytes, its descriptor says %d", e.Blob, size, e.BlobSize)
+	}
+	return l, nil
 }
