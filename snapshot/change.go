@@ -182,7 +182,7 @@ func compose(lower, upper *tree.Node) *tree.Node {
 func (u *union) prune(n *tree.Node, base found) (*tree.Node, error) {
 	out := *n
 	out.Opaque = n.Opaque && base.dir
-	if out.Opaque {
+	if out.Opaque || !base.dir {
 		base = found{}
 	}
 	out.Children = make([]*tree.Node, 0, len(n.Children))
@@ -209,28 +209,40 @@ func (u *union) prune(n *tree.Node, base found) (*tree.Node, error) {
 // which something changed counts as modified.
 func (u *union) changes(layer *tree.Node, n int) ([]tree.Change, error) {
 	var out []tree.Change
-	_, err := u.dirChanges(&out, layer, "", u.root(n))
+	base := u.root(n)
+	if base.exists() {
+		old, err := u.inode(base)
+		if err != nil {
+			return nil, err
+		}
+		if rootChanged(old, layer.Inode) {
+			out = append(out, tree.Change{Kind: tree.Modify, Old: old, New: layer.Inode})
+		}
+	}
+	_, err := u.dirChanges(&out, layer, "", base, false)
 	return out, err
 }
 
 // dirChanges appends the changes in directory n at p and reports whether there are any.
-func (u *union) dirChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base found) (bool, error) {
+// hidden says that an opaque directory above hides all of base.
+func (u *union) dirChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base found, hidden bool) (bool, error) {
+	hidden = hidden || n.Opaque
 	names := make([]string, 0, len(n.Children))
 	for _, c := range n.Children {
 		names = append(names, c.Name)
 	}
-	if n.Opaque && base.exists() {
-		hidden, err := u.names(base)
+	if hidden && base.exists() {
+		gone, err := u.names(base)
 		if err != nil {
 			return false, err
 		}
-		names = append(names, hidden...)
+		names = append(names, gone...)
 		slices.Sort(names)
 		names = slices.Compact(names)
 	}
 	start := len(*out)
 	for _, name := range names {
-		if err := u.nodeChanges(out, n.Child(name), p.Join(name), base, name); err != nil {
+		if err := u.nodeChanges(out, n.Child(name), p.Join(name), base, hidden); err != nil {
 			return false, err
 		}
 	}
@@ -239,7 +251,8 @@ func (u *union) dirChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base f
 
 // nodeChanges appends the change of one name and of all below it. n is nil for a name
 // that an opaque directory hides.
-func (u *union) nodeChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base found, name string) error {
+func (u *union) nodeChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base found, hidden bool) error {
+	_, name := p.Split()
 	below, err := u.child(base, name)
 	if err != nil {
 		return err
@@ -271,7 +284,7 @@ func (u *union) nodeChanges(out *[]tree.Change, n *tree.Node, p tree.Path, base 
 	if !below.dir {
 		below = found{}
 	}
-	inside, err := u.dirChanges(out, n, p, below)
+	inside, err := u.dirChanges(out, n, p, below, hidden)
 	if err != nil {
 		return err
 	}

@@ -84,14 +84,58 @@ func (s *Store) Changes(ctx context.Context, key Key) (_ []tree.Change, err erro
 	return ch, nil
 }
 
-// Diff lists the changes that lead from one tree to the other, sorted by path.
-// Contents are compared by digest and never read.
+// Diff lists the changes that lead from one merged tree to the other, sorted by path, by
+// the rules of [Store.Changes]: a directory in which something changed counts as
+// modified. Contents are compared by digest and never read.
 func Diff(from, to *tree.Node) []tree.Change {
 	var out []tree.Change
+	var above []tree.Path // directories on the way to the last change that are listed
 	for c := range tree.Diff(from, to) {
+		if c.Path == "" {
+			if rootChanged(c.Old, c.New) {
+				out = append(out, c)
+			}
+			continue
+		}
+		for len(above) > 0 && !inside(c.Path, above[len(above)-1]) {
+			above = above[:len(above)-1]
+		}
+		out = addParents(out, &above, c.Path, from, to)
 		out = append(out, c)
+		above = append(above, c.Path)
 	}
 	return out
+}
+
+// addParents lists the directories above p that are not listed yet as modified.
+func addParents(out []tree.Change, above *[]tree.Path, p tree.Path, from, to *tree.Node) []tree.Change {
+	var done tree.Path
+	if n := len(*above); n > 0 {
+		done = (*above)[n-1]
+	}
+	dir, _ := p.Split()
+	if len(dir) <= len(done) {
+		return out
+	}
+	out = addParents(out, above, dir, from, to)
+	old, new := from.Lookup(dir), to.Lookup(dir)
+	if old == nil || new == nil {
+		return out
+	}
+	*above = append(*above, dir)
+	return append(out, tree.Change{Kind: tree.Modify, Path: dir, Old: old.Inode, New: new.Inode})
+}
+
+func inside(p, dir tree.Path) bool {
+	return len(p) > len(dir) && p[:len(dir)] == dir && p[len(dir)] == '/'
+}
+
+// rootChanged reports whether the root directory itself changed. Its time does whenever
+// something is put into it, which is not worth a line.
+func rootChanged(old, new *tree.Inode) bool {
+	o, n := *old, *new
+	o.MTime, n.MTime = tree.Time{}, tree.Time{}
+	return !sameMetadata(&o, &n)
 }
 
 // DiffStacks lists the changes between two stacks of layers, bottom first. Layers that

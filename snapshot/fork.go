@@ -39,11 +39,15 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 	if err := s.mustBeIdle(from); err != nil {
 		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
 	}
-	if rec, err = s.seal(ctx, rec); err != nil {
+	root, err := s.upperRoot(rec)
+	if err == nil {
+		rec, err = s.seal(ctx, rec, root)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
 	}
 	return s.create(ctx, to, Active, PrepareOptions{Layers: rec.Layers, Below: rec.Below,
-		Image: rec.Image, Ref: rec.Ref, Labels: rec.Labels})
+		Image: rec.Image, Ref: rec.Ref, Labels: rec.Labels, root: root})
 }
 
 // seal moves what was written to rec's snapshot under a new sealed one and leaves rec's
@@ -54,7 +58,7 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 // directories are exchanged by one rename, so that a cut leaves the old or the new
 // state. After the exchange the sealed directory still carries the record of the
 // snapshot it was; readRecord understands that, and the last step only tidies it.
-func (s *Store) seal(ctx context.Context, rec *Record) (*Record, error) {
+func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (*Record, error) {
 	names, err := os.ReadDir(s.Upper(rec.Key))
 	if err != nil {
 		return nil, err
@@ -77,10 +81,6 @@ func (s *Store) seal(ctx context.Context, rec *Record) (*Record, error) {
 	// is one rename, and each carries its own record along.
 	home := s.dir(sealed.Key)
 	if err := os.MkdirAll(home, 0o700); err != nil {
-		return nil, err
-	}
-	root, err := s.upperRoot(rec)
-	if err != nil {
 		return nil, err
 	}
 	if err := makeUpper(home, root); err != nil {

@@ -345,7 +345,11 @@ func (c *checker) sameTree(ctx context.Context, path string, layers []DiffID) er
 		return err
 	}
 	want := sha256.New()
-	if _, err := erofs.Write(want, root, erofs.Options{Namespace: erofs.Trusted}); err != nil {
+	opts, err := treeOptions(Chain(layers)[len(layers)-1])
+	if err != nil {
+		return err
+	}
+	if _, err := erofs.Write(want, root, opts); err != nil {
 		return err
 	}
 	f, err := os.Open(path)

@@ -158,7 +158,7 @@ func (s *Store) readLayer(ctx context.Context, ing *disk.Ingest, r io.Reader, e 
 	defer cancel()
 	verified := r
 	if e.Blob != "" || e.BlobSize > 0 {
-		verified = cas.NewVerifiedReader(r, cas.Expect{Digest: e.Blob, Size: sizeOrUnknown(e), Algorithm: e.Blob.Algorithm()})
+		verified = cas.NewVerifiedReader(r, cas.Expect{Digest: e.Blob, Size: sizeOrUnknown(e)})
 	}
 	peeked := bufio.NewReaderSize(verified, 64<<10)
 	head, err := peeked.Peek(compress.DetectSize)

@@ -66,6 +66,8 @@ type PrepareOptions struct {
 	Image  string
 	Ref    string
 	Labels map[string]string
+
+	root *tree.Inode // of a fork: the root directory as it is now
 }
 
 // Prepare makes a writable snapshot named key. An existing one wraps fs.ErrExist.
@@ -122,9 +124,11 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 		}
 	}()
 	if kind == Active {
-		root, err := s.rootInode(ctx, rec)
-		if err != nil {
-			return nil, err
+		root := o.root
+		if root == nil {
+			if root, err = s.rootInode(ctx, rec); err != nil {
+				return nil, err
+			}
 		}
 		if err := makeUpper(dir, root); err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -169,10 +170,11 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 // buildMerged makes the merged tree of a stack.
 func (s *Store) buildMerged(ctx context.Context, layers []DiffID, chain []ChainID) error {
 	top := chain[len(chain)-1]
-	return s.buildTree(ctx, top, treeName(top), func() (*tree.Node, erofs.Options, error) {
-		root, err := s.Tree(ctx, layers)
-		return root, erofs.Options{Namespace: erofs.Trusted}, err
-	})
+	opts, err := treeOptions(top)
+	if err != nil {
+		return err
+	}
+	return s.buildTree(ctx, top, treeName(top), opts, func() (*tree.Node, error) { return s.Tree(ctx, layers) })
 }
 
 // buildDelta makes the delta tree of the topmost layer. It wraps erofs.ErrNeedsMerge
@@ -180,25 +182,41 @@ func (s *Store) buildMerged(ctx context.Context, layers []DiffID, chain []ChainI
 // directory that is a symbolic link there.
 func (s *Store) buildDelta(ctx context.Context, layers []DiffID, chain []ChainID) error {
 	top := chain[len(chain)-1]
-	return s.buildTree(ctx, top, deltaName(top), func() (*tree.Node, erofs.Options, error) {
-		opts := erofs.Options{Namespace: erofs.Trusted, Layer: true}
+	opts, err := treeOptions(top)
+	if err != nil {
+		return err
+	}
+	opts.Layer = true
+	return s.buildTree(ctx, top, deltaName(top), opts, func() (*tree.Node, error) {
 		root, err := s.layerTree(ctx, layers[len(layers)-1])
 		if err != nil {
-			return nil, opts, err
+			return nil, err
 		}
 		below, err := s.openStack(ctx, layers[:len(layers)-1])
 		if err != nil {
-			return nil, opts, err
+			return nil, err
 		}
 		root, err = below.standalone(root, below.root(0))
-		return root, opts, errors.Join(err, below.close())
+		return root, errors.Join(err, below.close())
 	})
 }
 
-func (s *Store) buildTree(ctx context.Context, top ChainID, name string, root func() (*tree.Node, erofs.Options, error)) error {
+// treeOptions are those of the merged tree of a stack. Overlayfs tells its lowers apart
+// by their UUIDs, so each stack has its own.
+func treeOptions(c ChainID) (erofs.Options, error) {
+	o := erofs.Options{Namespace: erofs.Trusted}
+	id := c.hex()
+	if len(id) < 2*len(o.UUID) {
+		return o, fmt.Errorf("chain id %q: %w", c, fs.ErrInvalid)
+	}
+	_, err := hex.Decode(o.UUID[:], []byte(id[:2*len(o.UUID)]))
+	return o, err
+}
+
+func (s *Store) buildTree(ctx context.Context, top ChainID, name string, opts erofs.Options, root func() (*tree.Node, error)) error {
 	path := filepath.Join(s.disk.Root(), name)
 	return s.once(ctx, "stack-"+top.hex(), func() (bool, error) { return exists(path) }, func() (err error) {
-		n, opts, err := root()
+		n, err := root()
 		if err != nil {
 			return err
 		}

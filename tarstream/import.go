@@ -270,6 +270,7 @@ func (a *applier) inode(e *entry) *tree.Inode {
 		ino.Type = tree.Directory
 	case typeSymlink:
 		ino.Type, ino.Link, ino.Size = tree.Symlink, e.link, int64(len(e.link))
+		ino.Mode = 0o777 // Linux gives every symbolic link this mode, whatever its member says
 	case typeChar:
 		ino.Type, ino.Rdev = tree.CharDevice, e.dev
 	case typeBlock:
