@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -139,6 +140,9 @@ func (b *Builder) link(p, target Path) error {
 	if p == "" {
 		return fmt.Errorf("root as a hard link: %w", fs.ErrInvalid)
 	}
+	if clean, err := ParsePath(string(target)); err != nil || clean != target {
+		return fmt.Errorf("target is no clean path: %w", errors.Join(fs.ErrInvalid, err))
+	}
 	t, to, err := b.target(target)
 	if err != nil {
 		return err
@@ -182,9 +186,6 @@ func (b *Builder) target(target Path) (*Node, Path, error) {
 	dir, name := target.Split()
 	if name == "" {
 		return nil, "", fmt.Errorf("target is a directory: %w", fs.ErrInvalid)
-	}
-	if err := checkName(name); err != nil {
-		return nil, "", err
 	}
 	at, err := b.directory(dir, false)
 	if err != nil {

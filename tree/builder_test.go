@@ -26,9 +26,7 @@ func script(b *Builder, text string) error {
 		if len(f) == 0 {
 			continue
 		}
-		if len(f) == 2 {
-			f = append(f, "")
-		}
+		f = append(f, "", "")
 		p := Path(strings.TrimPrefix(f[1], "/"))
 		var err error
 		switch f[0] {
@@ -299,6 +297,17 @@ func TestBuilder(t *testing.T) {
 		{"waiting link through a symbolic link", "s l d/e\nl y l/x\n", `
 			/l symlink d/e
 			/y waits /d/e/x`},
+		{"waiting link through a symbolic link into a directory that is there", "s l /./d\nf d/x 1\nl y l/z\n", `
+			/d dir implicit
+			/d/x file 1
+			/l symlink /./d
+			/y waits /d/z`},
+		{"waiting link through a file", "f f 1\nl y f/x\n", `
+			/f file 1
+			/y waits /f/x`},
+		{"waiting link into what the layer removes", "w d\nl y d/x\n", `
+			/d whiteout
+			/y waits /d/x`},
 		{"waiting link through a symbolic link that Merge must follow", "s l d/../e\nl y l/x\n", `
 			/l symlink d/../e
 			/y waits /l/x`},
@@ -322,6 +331,9 @@ func TestBuilderRefuses(t *testing.T) {
 		{"symbolic links in a circle", "s a b\ns b c/../a\nd c\nf b/x 1\n", "more than 255 symbolic links"},
 		{"link to a directory", "d a\nl b a\n", `link "/b" to "/a": target is a directory`},
 		{"link to the root", "l b /\n", "target is a directory"},
+		{"link to no clean path", "l a ./b\n", "no clean path"},
+		{"link out of the root", "l a ../b\n", "no clean path"},
+		{"link through symbolic links in a circle", "s a a\nl b a/x\n", "more than 255 symbolic links"},
 		{"link as the root", "f a 1\nl / a\n", "root as a hard link"},
 		{"link that removes its target", "f a/b/x 1\nl a a/b/x\n", `link "/a" to "/a/b/x": target lies in the directory`},
 		{"link that removes its target by another way", "f a/b/x 1\ns l a/b\nl a l/x\n", `target lies in the directory`},

@@ -110,6 +110,7 @@ func appendInode(b []byte, ino *Inode) []byte {
 		b = strconv.AppendUint(b, uint64(ino.Rdev.Major), 10)
 		b = append(b, ':')
 		b = strconv.AppendUint(b, uint64(ino.Rdev.Minor), 10)
+	default:
 	}
 	for _, x := range ino.Xattrs {
 		b = appendEscaped(append(b, " xattr:"...), x.Name, true)

@@ -204,6 +204,14 @@ func TestMerge(t *testing.T) {
 			/d dir implied
 			/d/a link /b
 			/l symlink d`},
+		{"link through symbolic links below, absolute and upwards", []string{"f d/e/a 1\ns x/l /d/./e\ns x/m ../../x/l\n", "l b x/m/a\n"}, `
+			/b file 1
+			/d dir implied
+			/d/e dir implied
+			/d/e/a link /b
+			/x dir implied
+			/x/l symlink /d/./e
+			/x/m symlink ../../x/l`},
 		{"link through a symbolic link to what comes later", []string{"d d\ns l d\n", "l b l/a\nf d/a 2\n"}, `
 			/b file 2
 			/d dir
@@ -285,6 +293,41 @@ func TestMergeRefuses(t *testing.T) {
 	}
 	if _, err := MergeAll([]*Node{build(t, "f a 1\n"), build(t, "l b c\n")}); err == nil || !strings.HasPrefix(err.Error(), "layer 2 of 2: ") {
 		t.Errorf("MergeAll does not name the layer: %v", err)
+	}
+}
+
+// TestMergeLinkWork: looking up the targets of few links must not take long, however
+// the symbolic links of the base are laid out.
+func TestMergeLinkWork(t *testing.T) {
+	b := NewBuilder()
+	for i := range MaxHops {
+		to := strings.Repeat("./", 2000) + fmt.Sprintf("l%d", i-1)
+		if i == 0 {
+			to = "."
+		}
+		if err := b.Add(Path(fmt.Sprintf("l%d", i)), symlink(to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base, err := b.Layer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if base, err = Merge(nil, base); err != nil {
+		t.Fatal(err)
+	}
+	b = NewBuilder()
+	for i := range 100 {
+		if err := b.Link(Path(fmt.Sprintf("n%d", i)), Path(fmt.Sprintf("l%d/l%d", MaxHops-1, i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layer, err := b.Layer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Merge(base, layer); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "too far") {
+		t.Errorf("got %v", err)
 	}
 }
 
