@@ -199,14 +199,23 @@ func settle(tb testing.TB, dir string, except ...string) {
 // tar back.
 func sameAsGNU(tb testing.TB, data []byte, extract ...string) {
 	tb.Helper()
+	sameAs(tb, data, "tar", append([]string{"--same-owner"}, extract...)...)
+}
+
+func sameAs(tb testing.TB, data []byte, program string, extract ...string) {
+	tb.Helper()
 	store := newMemory()
 	built, err := Import(context.Background(), bytes.NewReader(data), store, ImportOptions{InlineMax: -1})
 	must(tb, err)
 	target := tb.TempDir()
 	file := filepath.Join(tb.TempDir(), "layer.tar")
 	must(tb, os.WriteFile(file, data, 0o600))
-	run(tb, target, "tar", append([]string{"-x", "-p", "--numeric-owner", "--same-owner", "-f", file}, extract...)...)
-	must(tb, tree.Same(scanDir(tb, target), built.Layer))
+	run(tb, target, program, append([]string{"-x", "-p", "--numeric-owner", "-f", file}, extract...)...)
+	want := scanDir(tb, target)
+	if program != "tar" {
+		want.Inode = built.Layer.Inode // bsdtar leaves the time of "." as it comes
+	}
+	must(tb, tree.Same(want, built.Layer))
 	roundTrip(tb, data)
 }
 
@@ -407,9 +416,15 @@ func TestBSDTar(t *testing.T) {
 	}
 	dir := t.TempDir()
 	oddTree(t, dir)
+	// Libarchive adds the fraction to negative seconds, against POSIX, GNU tar and Go.
+	must(t, os.Remove(dir+"/time-3"))
 	for _, format := range []string{"pax", "gnutar"} {
 		t.Run(format, func(t *testing.T) {
-			sameAsGNU(t, run(t, dir, bsdtar, "-c", "--format", format, "--numeric-owner", "-f", "-", "."))
+			if format == "gnutar" {
+				settle(t, dir)
+			}
+			// GNU tar would spoil times of directories that bsdtar comes back to.
+			sameAs(t, run(t, dir, bsdtar, "-c", "--format", format, "--numeric-owner", "-f", "-", "."), bsdtar)
 		})
 	}
 }

@@ -140,9 +140,6 @@ func (p *parser) member() error {
 				n = -1
 			}
 		default:
-			if p.entries++; p.entries > p.lim.Entries {
-				return invalid("more than %d entries", p.lim.Entries)
-			}
 			return p.entry(h)
 		}
 	}
@@ -216,6 +213,9 @@ func (p *parser) entry(h block) error {
 	f := h.format()
 	if err := p.names(h, f); err != nil {
 		return err
+	}
+	if p.entries++; p.entries > p.lim.Entries {
+		return invalid("more than %d entries", p.lim.Entries)
 	}
 	mode, err := number(h.mode())
 	if err != nil {
