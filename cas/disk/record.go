@@ -55,7 +55,7 @@ func (s *Store) OpenRecord(rel string) (*Reader, error) {
 	if err := checkRecord(rel); err != nil {
 		return nil, err
 	}
-	f, err := s.root.Open(rel)
+	f, err := s.root.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open record %s: %w", rel, err)
 	}

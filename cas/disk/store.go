@@ -159,7 +159,7 @@ func (s *Store) load(ctx context.Context) error {
 
 // readLimited reads a file of at most limit bytes.
 func (s *Store) readLimited(name string, limit int64) (_ []byte, err error) {
-	f, err := s.root.Open(name)
+	f, err := s.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // does not wait for a fifo
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}

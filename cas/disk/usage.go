@@ -144,8 +144,13 @@ func (r usageRecord) encode() []byte {
 		// Numbers and fixed names always marshal, and fit even with 20 digits each.
 		panic(fmt.Sprintf("usage record of %d bytes: %v", len(b), err))
 	}
-	b = append(b, bytes.Repeat([]byte(" "), usageText-1-len(b))...)
-	b = append(b, '\n')
+	return seal(b)
+}
+
+// seal pads the JSON text, of less than usageText bytes, and adds the checksum.
+func seal(text []byte) []byte {
+	b := append(bytes.Clone(text), bytes.Repeat([]byte(" "), max(usageText-1-len(text), 0))...)
+	b = append(b[:usageText-1], '\n')
 	return fmt.Appendf(b, "%08x\n", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
