@@ -60,6 +60,7 @@ func TestHostile(t *testing.T) {
 		return string(b)
 	}
 	evil := newFixture("evil", "amd64", compress.None, compress.None)
+	w := newWorld(t)
 
 	for _, c := range []struct {
 		name    string
@@ -148,9 +149,10 @@ func TestHostile(t *testing.T) {
 		{"schema 1", map[string]string{"manifest.json": `{"schemaVersion":1,"fsLayers":[]}`}, "schema 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
 			for _, way := range ways {
+				w.layers = imagetest.NewLayers(t.TempDir(), w.disk.Blobs())
 				_, err := way.load(t, w, c.members, LoadOptions{})
+				checkNothing(t, w)
 				if err == nil {
 					t.Errorf("%s: loaded", way.name)
 					continue
@@ -162,24 +164,28 @@ func TestHostile(t *testing.T) {
 					t.Errorf("%s: %q does not say %q", way.name, err, c.says)
 				}
 			}
-			if names := w.names(t); names != "" {
-				t.Errorf("names were given:\n%s", names)
-			}
-			checkOnlyLayers(t, w)
 		})
 	}
 }
 
-// checkOnlyLayers fails when a document was stored: layers may be, until garbage is
-// collected.
-func checkOnlyLayers(t *testing.T, w *world) {
+// checkNothing fails when a name was given or a document stored: layers may be, until
+// garbage is collected. It empties the store.
+func checkNothing(t *testing.T, w *world) {
 	t.Helper()
+	if names := w.names(t); names != "" {
+		t.Errorf("names were given:\n%s", names)
+	}
+	var blobs []digest.Digest
 	err := w.disk.Blobs().Walk(t.Context(), func(i cas.Info) error {
 		if _, err := w.layers.ByBlob(t.Context(), i.Digest); err != nil {
 			t.Errorf("blob %s is stored", i.Digest)
 		}
+		blobs = append(blobs, i.Digest)
 		return nil
 	})
+	for _, d := range blobs {
+		err = errors.Join(err, w.disk.Blobs().Remove(t.Context(), d))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,6 +233,7 @@ func TestHostileTar(t *testing.T) {
 		many[i] = &tar.Header{Name: fmt.Sprint("d", i, "/"), Typeflag: tar.TypeDir}
 	}
 	sparse := &tar.Header{Name: "x", Typeflag: tar.TypeReg, Size: 10, PAXRecords: map[string]string{"LAYERFS.xxxx": "1"}, Format: tar.FormatPAX}
+	w := newWorld(t)
 	sparseTar := bytes.Replace(rawTar(t, sparse), []byte("LAYERFS.xxxx=1"), []byte("GNU.sparse.x=1"), 1)
 	for _, c := range []struct {
 		name string
@@ -251,7 +258,6 @@ func TestHostileTar(t *testing.T) {
 		{"bytes after gzip", append(imagetest.Compress(good, compress.Gzip), "garbage"...), "gzip"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
 			_, ferr := loadFile(t, w, c.data, LoadOptions{})
 			_, serr := LoadReader(t.Context(), w.store, w.layers, bytes.NewReader(c.data), LoadOptions{})
 			for _, err := range []error{ferr, serr} {
@@ -259,9 +265,7 @@ func TestHostileTar(t *testing.T) {
 					t.Errorf("%v", err)
 				}
 			}
-			if names := w.names(t); names != "" {
-				t.Errorf("names were given:\n%s", names)
-			}
+			checkNothing(t, w)
 		})
 	}
 }
@@ -271,6 +275,7 @@ func TestLinksStayInside(t *testing.T) {
 	f := newFixture("one", "amd64", compress.None)
 	m := docker(f, "one:v1")
 	config := digest.FromBytes(f.config).Encoded() + ".json"
+	w := newWorld(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, f.config, 0o600); err != nil {
 		t.Fatal(err)
@@ -278,7 +283,6 @@ func TestLinksStayInside(t *testing.T) {
 	for _, target := range []string{secret, strings.Repeat("../", 40) + secret[1:]} {
 		m[config] = "-> " + target
 		for _, way := range ways {
-			w := newWorld(t)
 			if _, err := way.load(t, w, m, LoadOptions{}); err == nil {
 				t.Errorf("%s: a link to %s was followed on the host", way.name, target)
 			}
