@@ -10,21 +10,23 @@ import (
 // default level, so that little is lost by starting anew.
 const zstdBlock = 8 << 20
 
-// zstdOptions make a stream that any decoder accepts: its window stays at the 8 MiB
-// that RFC 8878 recommends all decoders support, and each frame carries its checksum.
-func zstdOptions(level Level) []zstd.EOption {
+// zstdEncoder compresses one block as one frame.
+type zstdEncoder struct{ e *zstd.Encoder }
+
+// newZstdEncoder makes an encoder whose frames any decoder accepts: the window stays at
+// the 8 MiB that RFC 8878 recommends to support, and each frame carries its checksum.
+func newZstdEncoder(level Level) (blockEncoder, error) {
 	if level == DefaultLevel {
 		level = 3
 	}
-	return []zstd.EOption{
+	e, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(int(level))),
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(true),
-	}
+		zstd.WithWindowSize(zstdBlock),
+		zstd.WithLowerEncoderMem(true))
+	return zstdEncoder{e}, err
 }
-
-// zstdEncoder compresses one block as one frame.
-type zstdEncoder struct{ e *zstd.Encoder }
 
 func (z zstdEncoder) encode(b *block) error {
 	b.out = z.e.EncodeAll(b.in, b.out[:0])
@@ -43,12 +45,8 @@ func newParallelZstd(w io.Writer, level Level, workers int) (io.WriteCloser, err
 	var size int64
 	p := &parallel{
 		w: w, size: zstdBlock, workers: workers,
-		newWorker: func() (blockEncoder, error) {
-			opts := append(zstdOptions(level), zstd.WithWindowSize(zstdBlock), zstd.WithLowerEncoderMem(true))
-			e, err := zstd.NewWriter(nil, opts...)
-			return zstdEncoder{e}, err
-		},
-		observe: func(b []byte) { size += int64(len(b)) },
+		newWorker: func() (blockEncoder, error) { return newZstdEncoder(level) },
+		observe:   func(b []byte) { size += int64(len(b)) },
 		trailer: func() []byte {
 			if size == 0 {
 				return zstdEmpty()
