@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/layerfs/layerfs/cas/disk"
+	"github.com/layerfs/layerfs/image"
+	"github.com/layerfs/layerfs/snapshot"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+)
+
+func newGcCmd(a *app) *cobra.Command {
+	var o outputFlags
+	var opts snapshot.CollectOptions
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Remove what no image and no snapshot needs",
+		Long: `Gc removes layers, file contents and trees that nothing reaches any more, and what
+killed commands left behind. It can run beside anything else and needs no free space.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runGc(cmd.Context(), o, opts) },
+	}
+	o.add(cmd, "")
+	cmd.Flags().BoolVarP(&opts.DryRun, "dry-run", "n", false, "say what would be removed, remove nothing")
+	cmd.Flags().DurationVar(&opts.Grace, "grace", snapshot.DefaultGrace, "keep what was taken out in quarantine for this long")
+	return cmd
+}
+
+func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOptions) error {
+	s, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := s.Collect(ctx, a.roots, opts)
+	if err != nil {
+		return err
+	}
+	switch o.format {
+	case "table":
+	case "json":
+		return printJSON(a.stdout, r)
+	default:
+		t, err := parseTemplate(o.format)
+		if err != nil {
+			return err
+		}
+		return printTemplate(a.stdout, t, r)
+	}
+	verb := "Removed"
+	if opts.DryRun {
+		verb = "Would remove"
+	}
+	total := r.Blobs.Bytes + r.Objects.Bytes + r.Layers.Bytes + r.Trees.Bytes
+	_, err = fmt.Fprintf(a.stdout, "%s %d objects, %d blobs, %d layer records, %d trees, %d left-over snapshots and %d left-over ingests: %s\n",
+		verb, r.Objects.Count, r.Blobs.Count, r.Layers.Count, r.Trees.Count, r.Snapshots, r.Ingests, size(total))
+	return err
+}
+
+// roots marks what images keep, and what the images of snapshots need whose names are
+// gone.
+func (a *app) roots(ctx context.Context, m *snapshot.Mark) error {
+	store, err := a.imageStore(ctx)
+	if err != nil {
+		return err
+	}
+	var stack []snapshot.DiffID
+	flush := func() {
+		m.Stack(stack)
+		stack = nil
+	}
+	// The layers of one image follow each other, bottom first.
+	err = store.Roots(ctx, func(r image.Root) error {
+		if r.Kind == image.RootLayer {
+			stack = append(stack, snapshot.DiffID(r.Digest))
+			return nil
+		}
+		flush()
+		m.Blob(r.Digest)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	flush()
+	return a.snaps.Walk(ctx, func(rec *snapshot.Record) error {
+		if rec.Image == "" {
+			return nil
+		}
+		im, err := a.openManifest(ctx, store, digest.Digest(rec.Image))
+		if err != nil {
+			// The snapshot still has its layers; what its image was is lost already.
+			a.logger().Warn("image of snapshot", "key", rec.Key, "error", err)
+			return nil
+		}
+		m.Blob(im.Manifest.Digest)
+		m.Blob(im.ConfigBlob.Digest)
+		for _, l := range im.Layers {
+			m.Blob(l.Digest)
+		}
+		return nil
+	})
+}
+
+func newFsckCmd(a *app) *cobra.Command {
+	var o outputFlags
+	cmd := &cobra.Command{
+		Use:   "fsck",
+		Short: "Verify everything in the store",
+		Long: `Fsck hashes every object and blob, reads every recipe and record, compares every tree
+with its layers, and says which images and files a fault touches. It ends with code 0
+when everything is sound and with 5 when something is not.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runFsck(cmd.Context(), o) },
+	}
+	cmd.Flags().StringVar(&o.format, "format", "table", `"table", "json", or a Go template`)
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print faults only")
+	return cmd
+}
+
+func (a *app) runFsck(ctx context.Context, o outputFlags) error {
+	s, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress("checking", o.quiet)
+	defer p.end()
+	r, err := s.Check(ctx, snapshot.CheckOptions{Progress: p.add, Images: a.imageLayersOf})
+	if err != nil {
+		return err
+	}
+	p.end()
+	if err := a.printFsck(o, r); err != nil {
+		return err
+	}
+	if n := len(r.Faults); n > 0 {
+		return &exitError{code: 5, err: fmt.Errorf("%d faults found in the store", n)}
+	}
+	return nil
+}
+
+func (a *app) printFsck(o outputFlags, r *snapshot.CheckReport) error {
+	switch o.format {
+	case "table":
+	case "json":
+		return printJSON(a.stdout, r)
+	default:
+		t, err := parseTemplate(o.format)
+		if err != nil {
+			return err
+		}
+		return printTemplate(a.stdout, t, r)
+	}
+	for _, f := range r.Faults {
+		if _, err := fmt.Fprintf(a.stdout, "%s %s: %s\n", f.Kind, f.Name, f.Err); err != nil {
+			return err
+		}
+		for _, u := range f.Uses {
+			if _, err := fmt.Fprintf(a.stdout, "    %s\n", printable(u)); err != nil {
+				return err
+			}
+		}
+	}
+	if o.quiet {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.stdout, "Checked %d objects, %d blobs, %d layers, %d trees and %d snapshots, %s in %s: %d faults\n",
+		r.Objects, r.Blobs, r.Layers, r.Trees, r.Snapshots, size(r.Bytes), r.Took.Round(time.Millisecond), len(r.Faults))
+	return err
+}
+
+// imageLayersOf tells a check which layers each image has.
+func (a *app) imageLayersOf(ctx context.Context, layer func(image string, d snapshot.DiffID)) error {
+	store, err := a.imageStore(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Roots(ctx, func(r image.Root) error {
+		if r.Kind == image.RootLayer {
+			layer(r.Ref.String(), snapshot.DiffID(r.Digest))
+		}
+		return nil
+	})
+}
+
+// dfRow is what df prints of one kind of content.
+type dfRow struct {
+	Kind  string `json:"kind"`
+	Count int64  `json:"count"`
+	Bytes int64  `json:"bytes"`
+	Exact bool   `json:"exact"`
+}
+
+func newDfCmd(a *app) *cobra.Command {
+	var o outputFlags
+	var recount bool
+	cmd := &cobra.Command{
+		Use:   "df",
+		Short: "Show what the store holds, from kept sums",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.runDf(cmd.Context(), o, recount) },
+	}
+	o.add(cmd, "")
+	cmd.Flags().BoolVar(&recount, "recount", false, "count anew instead of reading the kept sums")
+	return cmd
+}
+
+func (a *app) runDf(ctx context.Context, o outputFlags, recount bool) error {
+	if _, err := a.store(ctx); err != nil {
+		return err
+	}
+	read := a.disk.Usage
+	if recount {
+		read = a.disk.Recount
+	}
+	u, err := read(ctx)
+	if err != nil {
+		return err
+	}
+	var rows []dfRow
+	total := dfRow{Kind: "total", Exact: u.Exact}
+	for _, k := range []struct {
+		name string
+		sum  disk.Sum
+	}{{"objects", u.Objects}, {"blobs", u.Blobs}, {"layers", u.Layers}, {"trees", u.Stacks}, {"quarantine", u.Quarantine}} {
+		rows = append(rows, dfRow{k.name, k.sum.Count, k.sum.Bytes, u.Exact})
+		total.Count += k.sum.Count
+		total.Bytes += k.sum.Bytes
+	}
+	rows = append(rows, total)
+	err = printRows(a.stdout, o, rows, func(r dfRow) string { return r.Kind }, []column[dfRow]{
+		{"KIND", func(r dfRow) string { return r.Kind }},
+		{"COUNT", func(r dfRow) string { return fmt.Sprint(r.Count) }},
+		{"SIZE", func(r dfRow) string { return size(r.Bytes) }},
+	})
+	if err == nil && !u.Exact && o.format == "table" {
+		_, err = fmt.Fprintln(a.stderr, "A command was cut off in the middle of a change; count anew with --recount.")
+	}
+	return err
+}

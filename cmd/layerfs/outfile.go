@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/layerfs/layerfs/tarstream"
+	"golang.org/x/term"
+)
+
+// outFile is where a command writes its result: standard output, or a file that appears
+// under its name only when it is whole.
+type outFile struct {
+	*bufio.Writer
+	f    *os.File // nil for standard output
+	name string
+}
+
+// outputFile opens name, or standard output when it is "" or "-". A terminal is refused:
+// a tar on it helps nobody.
+func (a *app) outputFile(name string) (*outFile, error) {
+	if name == "" || name == "-" {
+		if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			return nil, usageError{errors.New("standard output is a terminal; give a file with -o, or redirect")}
+		}
+		return &outFile{Writer: bufio.NewWriterSize(a.stdout, 1<<20)}, nil
+	}
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+		if st.IsDir() {
+			return nil, fmt.Errorf("write %s: it is a directory: %w", name, fs.ErrInvalid)
+		}
+		// A device or a pipe is written to as it is.
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		return &outFile{Writer: bufio.NewWriterSize(f, 1<<20), f: f}, nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", name, err)
+	}
+	return &outFile{Writer: bufio.NewWriterSize(f, 1<<20), f: f, name: name}, nil
+}
+
+// finish ends the file: with failed nil it takes its name, else it is removed.
+func (o *outFile) finish(failed error) error {
+	err := failed
+	if err == nil {
+		err = o.Flush()
+	}
+	if o.f == nil {
+		return onlyNew(failed, err)
+	}
+	if err == nil && o.name != "" {
+		err = errors.Join(o.f.Chmod(0o644), o.f.Sync())
+	}
+	err = errors.Join(err, o.f.Close())
+	if o.name == "" {
+		return onlyNew(failed, err)
+	}
+	if err == nil {
+		err = os.Rename(o.f.Name(), o.name)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(o.f.Name()))
+	}
+	return onlyNew(failed, err)
+}
+
+// onlyNew leaves out an error that the caller has already.
+func onlyNew(failed, err error) error {
+	if failed != nil {
+		return nil
+	}
+	return err
+}
+
+var _ io.Writer = (*outFile)(nil)
+
+// exportOptions are those of a canonical tar.
+func (a *app) exportOptions() tarstream.WriteOptions {
+	var o tarstream.WriteOptions
+	if a.now != nil {
+		o.Clamp = a.now()
+	}
+	return o
+}
