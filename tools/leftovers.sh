@@ -15,7 +15,7 @@ report() { # report WHAT LINES
 # a second to do so.
 ours() {
 	for p in /proc/[0-9]*; do
-		if tr '\0' '\n' <"$p/environ" 2>/dev/null | grep -qxF "LAYERFS_CHECK=$dir"; then
+		if { tr '\0' '\n' <"$p/environ"; } 2>/dev/null | grep -qxF "LAYERFS_CHECK=$dir"; then
 			ps -o pid=,ppid=,args= -p "${p#/proc/}"
 		fi
 	done

@@ -63,6 +63,23 @@ func FuseDevice(t testing.TB) {
 	}
 }
 
+// ShortDir returns a temporary directory with a short path, removed when the test ends:
+// for programs that refuse long ones (podman's --runroot, paths of sockets), since
+// t.TempDir holds the whole name of the test.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // Output runs a program and returns its standard output; the test ends when it fails.
 func Output(t testing.TB, name string, args ...string) string {
 	t.Helper()
