@@ -98,9 +98,13 @@ func (sw *Sweep) Quarantine(rel string) error {
 		return fmt.Errorf("quarantine %s: %w", rel, err)
 	}
 	size := fi.Size()
+	replaced, rerr := s.root.Lstat(quarantined(rel))
 	err = s.root.Rename(rel, quarantined(rel))
 	switch {
 	case err == nil:
+		if rerr == nil {
+			sw.change.Quarantine.count(-1, -replaced.Size())
+		}
 		sw.change.Quarantine.count(1, size)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.ENAMETOOLONG):
 		if err = s.root.Remove(rel); err == nil {
