@@ -175,9 +175,12 @@ func jsonList(s string) (list []string, ok bool, err error) {
 	if !strings.HasPrefix(s, "[") {
 		return nil, false, nil
 	}
-	var values []any
-	if json.Unmarshal([]byte(s), &values) != nil {
+	if !json.Valid([]byte(s)) {
 		return nil, false, nil
+	}
+	var values []any
+	if err := json.Unmarshal([]byte(s), &values); err != nil {
+		return nil, false, fmt.Errorf("a list in JSON form: %w: %w", err, fs.ErrInvalid)
 	}
 	list = make([]string, 0, len(values))
 	for _, v := range values {

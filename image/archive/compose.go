@@ -181,7 +181,7 @@ func (c *composer) writeTar(ctx context.Context, w io.Writer) error {
 
 // write writes one member and verifies its size.
 func (c *composer) write(ctx context.Context, name string, m member, w io.Writer) error {
-	out := &meteredWriter{ctx: ctx, w: w, meter: c.meter, p: Progress{Name: name, Total: m.size}}
+	out := &meteredWriter{ended: ctx.Err, w: w, meter: c.meter, p: Progress{Name: name, Total: m.size}}
 	if err := m.write(ctx, out); err != nil {
 		return err
 	}

@@ -19,28 +19,27 @@ const progressStep = 1 << 20
 type meter struct{ report func(Progress) }
 
 func (m *meter) reader(ctx context.Context, name string, total int64, r io.Reader) io.Reader {
-	return &meteredReader{ctx: ctx, r: r, meter: m, p: Progress{Name: name, Total: total}}
+	return &meteredReader{ended: ctx.Err, r: r, meter: m, p: Progress{Name: name, Total: total}}
 }
 
-// meteredReader holds a context because io.Reader has no place for one.
 type meteredReader struct {
-	ctx      context.Context
+	ended    func() error // the error of the context, once it has one
 	r        io.Reader
 	meter    *meter
 	p        Progress
 	reported int64
-	ended    bool
+	complete bool
 }
 
 func (r *meteredReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
+	if err := r.ended(); err != nil {
 		return 0, err
 	}
 	n, err := r.r.Read(p)
 	r.p.Done += int64(n)
-	if r.meter.report != nil && !r.ended && (r.p.Done-r.reported >= progressStep || err == io.EOF) {
+	if r.meter.report != nil && !r.complete && (r.p.Done-r.reported >= progressStep || err == io.EOF) {
 		r.reported = r.p.Done
-		r.ended = err == io.EOF
+		r.complete = err == io.EOF
 		r.meter.report(r.p)
 	}
 	return n, err
@@ -48,7 +47,7 @@ func (r *meteredReader) Read(p []byte) (int, error) {
 
 // meteredWriter is the same for writing.
 type meteredWriter struct {
-	ctx      context.Context
+	ended    func() error // as above
 	w        io.Writer
 	meter    *meter
 	p        Progress
@@ -56,7 +55,7 @@ type meteredWriter struct {
 }
 
 func (w *meteredWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
+	if err := w.ended(); err != nil {
 		return 0, err
 	}
 	n, err := w.w.Write(p)

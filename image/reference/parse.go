@@ -70,7 +70,7 @@ func checkDomain(s string) error {
 	if len(s) > MaxDomain {
 		return bad(fmt.Sprintf("is longer than %d bytes", MaxDomain))
 	}
-	host, port, hasPort := s, "", false
+	port, hasPort := "", false
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
 		if end < 2 {
@@ -89,6 +89,7 @@ func checkDomain(s string) error {
 			port, hasPort = rest[1:], true
 		}
 	} else {
+		var host string
 		host, port, hasPort = strings.Cut(s, ":")
 		for part := range strings.SplitSeq(host, ".") {
 			if !isHostPart(part) {
