@@ -18,7 +18,7 @@ func KernelLog(call func()) []string {
 		call()
 		return nil
 	}
-	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	defer unix.Close(fd)
 	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
 		call()
 		return nil

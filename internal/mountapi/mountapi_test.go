@@ -108,7 +108,7 @@ func TestErrorsCarryTheKernelsWords(t *testing.T) {
 	defer func() { must(t, c.Close()) }()
 	err = c.SetString("size", "nonsense")
 	var e *Error
-	if !errors.As(err, &e) || e.Err != unix.EINVAL || e.Op != "fsconfig size" || len(e.Log) == 0 || !strings.Contains(err.Error(), e.Log[0]) {
+	if !errors.As(err, &e) || !errors.Is(err, unix.EINVAL) || e.Op != "fsconfig size" || len(e.Log) == 0 || !strings.Contains(err.Error(), e.Log[0]) {
 		t.Errorf("wrong value: %#v, want EINVAL with the kernel's message", err)
 	}
 	if err := c.SetFlag("unknown"); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "unknown") {

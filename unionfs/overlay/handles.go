@@ -52,13 +52,13 @@ func (h *handles) tree(path string, loop bool, stage func(*mountapi.Mount) error
 	if err != nil {
 		return -1, fmt.Errorf("open tree: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // opened for reading
+	defer file.Close()
 	if loop {
 		device, err := mountapi.AttachLoop(file)
 		if err != nil {
 			return -1, err
 		}
-		defer device.Close() //nolint:errcheck // the mount holds it; on failure this frees it
+		defer device.Close()
 		file = device
 	}
 	m, err := mountErofs(file, path)

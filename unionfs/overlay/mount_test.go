@@ -214,7 +214,11 @@ func TestDetached(t *testing.T) {
 	must(t, err)
 	m, err := overlay.New(overlay.Options{}).Open(t.Context(), b.layers, unionfs.Options{})
 	must(t, err)
-	fd := m.(*overlay.Mount).FD()
+	own, ok := m.(*overlay.Mount)
+	if !ok {
+		t.Fatalf("the mount is a %T", m)
+	}
+	fd := own.FD()
 	expectFile(t, filepath.Join(mountapi.FdPath(fd), "all"), "of tree 0")
 	after, err := mountapi.List("")
 	must(t, err)

@@ -26,6 +26,15 @@
 //
 // nfs_export=off: it excludes metacopy.
 //
+// # What it cannot do
+//
+// Until a file of a tree has been copied up, setting an ACL on it fails with
+// EOPNOTSUPP and setting inode flags (chattr) with ENOTTY: overlayfs asks the lower
+// file first, and EROFS, being read-only, has neither call. Any other change of the
+// file, such as a chmod, copies it up and lifts this.
+//
+// # What it leaves alone
+//
 // nosuid and nodev are not forced: an image's setuid programs and devices work. Who
 // wants otherwise sets it on the mount.
 //

@@ -1,6 +1,7 @@
 package overlay_test
 
 import (
+	"log"
 	"os"
 	"testing"
 
@@ -9,7 +10,13 @@ import (
 	"github.com/layerfs/layerfs/unionfs/unionfstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(unionfstest.Main(m)) }
+func TestMain(m *testing.M) {
+	code, err := unionfstest.Main(m)
+	if err != nil {
+		log.Print(err)
+	}
+	os.Exit(code)
+}
 
 // lacks is what overlayfs of Linux lacks by its manual ("Non-standard behavior" in
 // Documentation/filesystems/overlayfs.rst) and by measurement.

@@ -103,7 +103,7 @@ type trial struct {
 }
 
 // object is the content of the trial's file, larger than anything kept inline.
-var object = strings.Repeat("layerfs\n", 1024)
+func object() string { return strings.Repeat("layerfs\n", 1024) }
 
 // try mounts so many trees with an object and an upper, runs use, and removes it all.
 func (d *Driver) try(ctx context.Context, dir string, trees int, use func(*trial) error) (err error) {
@@ -135,14 +135,14 @@ func trialLayers(tmp string, trees int) (unionfs.Layers, error) {
 	layers := unionfs.Layers{
 		Data: []string{filepath.Join(tmp, "data")}, Upper: filepath.Join(tmp, "upper"), Work: filepath.Join(tmp, "work"),
 	}
-	ino := &tree.Inode{Type: tree.Regular, Mode: 0o644, Size: int64(len(object)), Object: sha256.Sum256([]byte(object))}
+	ino := &tree.Inode{Type: tree.Regular, Mode: 0o644, Size: int64(len(object())), Object: sha256.Sum256([]byte(object()))}
 	data := filepath.Join(layers.Data[0], ino.Object.Path())
 	for _, dir := range []string{filepath.Dir(data), layers.Upper, layers.Work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return layers, err
 		}
 	}
-	if err := os.WriteFile(data, []byte(object), 0o444); err != nil {
+	if err := os.WriteFile(data, []byte(object()), 0o444); err != nil {
 		return layers, err
 	}
 	for i := range trees {
@@ -189,7 +189,7 @@ func (t *trial) steps() []step {
 // readTop reads the file of the topmost tree, whose content is in the data directory.
 func (t *trial) readTop() error {
 	got, err := os.ReadFile(filepath.Join(t.root, "d0", "file"))
-	if err == nil && string(got) != object {
+	if err == nil && string(got) != object() {
 		err = fmt.Errorf("%d bytes of other content: %w", len(got), errors.ErrUnsupported)
 	}
 	return err
@@ -222,7 +222,7 @@ func reflink(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close(), os.Remove(from.Name())) }()
-	if _, err := from.WriteString(object); err != nil {
+	if _, err := from.WriteString(object()); err != nil {
 		return err
 	}
 	to, err := os.CreateTemp(dir, ".probe-")

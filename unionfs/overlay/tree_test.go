@@ -103,7 +103,7 @@ func (r treeReader) node(path, name string) (*tree.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer dir.Close() //nolint:errcheck // opened for reading
+		defer dir.Close()
 		entries, err := dir.ReadDir(-1)
 		if err != nil {
 			return nil, err
@@ -179,7 +179,7 @@ func (r treeReader) content(path string, ino *tree.Inode) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	hash := sha256.New()
 	if _, err := io.Copy(hash, f); err != nil {
 		return err

@@ -11,55 +11,53 @@ import (
 	"github.com/layerfs/layerfs/unionfs"
 )
 
-// smallSize is the size of the file system to run out of space on; a copy of the
-// large file does not fit.
-const smallSize = 4 << 20
-
-var spaceCases = theme{"full disk", []testCase{
-	{name: "copy-up fails cleanly", needs: []Power{SmallUpper}, layers: largeFile(), apart: true, check: func(t *testing.T, u *Union) {
-		onSmallUpper(t, u)
-		for _, o := range []Op{Append("large", "!"), WriteAt("large", "x", 0), Truncate("large", 15<<20)} {
-			if _, err := o.Do(u.Root); errno(err) != unix.ENOSPC {
-				t.Errorf("%s on a full disk ended with %v, want ENOSPC", o.Name, err)
+func spaceCases() theme {
+	return theme{"full disk", []testCase{
+		{name: "copy-up fails cleanly", needs: []Power{SmallUpper}, layers: largeFile(), apart: true, check: func(t *testing.T, u *Union) {
+			onSmallUpper(t, u)
+			for _, o := range []Op{Append("large", "!"), WriteAt("large", "x", 0), Truncate("large", 15<<20)} {
+				if _, err := o.Do(u.Root); errno(err) != unix.ENOSPC {
+					t.Errorf("%s on a full disk ended with %v, want ENOSPC", o.Name, err)
+				}
+				u.compare(t, "after a copy-up that found no space")
 			}
-			u.compare(t, "after a copy-up that found no space")
-		}
-		nothingLeft(t, u)
-		// Once there is need for less, all is well.
-		u.Apply(t, WriteFile("large", "small now"), Unlink("small"))
-		u.Remount(t)
-		u.compare(t, "after less was asked for")
-	}},
-	{name: "a write that does not fit", needs: []Power{SmallUpper}, layers: largeFile(), apart: true, check: func(t *testing.T, u *Union) {
-		onSmallUpper(t, u)
-		f, err := os.Create(u.At("filler"))
-		must(t, err)
-		block := make([]byte, 1<<20)
-		for err == nil {
-			_, err = f.Write(block)
-		}
-		if errno(err) != unix.ENOSPC {
-			t.Errorf("filling the disk ended with %v, want ENOSPC", err)
-		}
-		must(t, f.Close())
-		if _, err := Append("small", "!").Do(u.Root); errno(err) != unix.ENOSPC {
-			t.Errorf("a copy-up onto a full disk ended with %v, want ENOSPC", err)
-		}
-		u.ApplyControl(t, WriteFile("filler", ""))
-		u.Apply(t, Unlink("filler"))
-		u.Apply(t, Append("small", "!"))
-		u.compare(t, "after space was made")
-	}},
-}}
+			nothingLeft(t, u)
+			// Once there is need for less, all is well.
+			u.Apply(t, WriteFile("large", "small now"), Unlink("small"))
+			u.Remount(t)
+			u.compare(t, "after less was asked for")
+		}},
+		{name: "a write that does not fit", needs: []Power{SmallUpper}, layers: largeFile(), apart: true, check: func(t *testing.T, u *Union) {
+			onSmallUpper(t, u)
+			f, err := os.Create(u.At("filler"))
+			must(t, err)
+			block := make([]byte, 1<<20)
+			for err == nil {
+				_, err = f.Write(block)
+			}
+			if errno(err) != unix.ENOSPC {
+				t.Errorf("filling the disk ended with %v, want ENOSPC", err)
+			}
+			must(t, f.Close())
+			if _, err := Append("small", "!").Do(u.Root); errno(err) != unix.ENOSPC {
+				t.Errorf("a copy-up onto a full disk ended with %v, want ENOSPC", err)
+			}
+			u.ApplyControl(t, WriteFile("filler", ""))
+			u.Apply(t, Unlink("filler"))
+			u.Apply(t, Append("small", "!"))
+			u.compare(t, "after space was made")
+		}},
+	}}
+}
 
 func largeFile() [][]Entry {
-	return [][]Entry{{File("small", 0o644, bigText[:10000]), File("large", 0o644, largeText())}}
+	return [][]Entry{{File("small", 0o644, bigText()[:10000]), File("large", 0o644, largeText())}}
 }
 
 func largeText() string {
 	text := make([]byte, 0, 16<<20)
 	for len(text) < 16<<20 {
-		text = append(text, bigText...)
+		text = append(text, bigText()...)
 	}
 	return string(text)
 }
@@ -83,6 +81,8 @@ func onSmallUpper(t *testing.T, u *Union) {
 	attach(t, u.h.Driver, u.layers, unionfs.Options{}, u.Root)
 }
 
+// mountSmall mounts a file system of 4 MiB, into which a copy of the large file does
+// not fit.
 func mountSmall(target string) error {
 	return unix.Mount("layerfs-test", target, "tmpfs", 0, "size=4m,mode=0755")
 }

@@ -14,7 +14,7 @@ import (
 
 // epoch is the modification time of all that layers hold unless they say otherwise:
 // long ago and odd, so that a lost nanosecond or a time of today shows.
-var epoch = time.Unix(1_000_000_000, 123_456_789)
+func epoch() time.Time { return time.Unix(1_000_000_000, 123_456_789) }
 
 // Entry is one thing that a layer says. It is written twice: into the layer, in the
 // upper format, and into the control, to which it is applied as a change.
@@ -97,7 +97,7 @@ func entry(path string, attrs []Attr, make func(w layerWriter, full string) erro
 		if err := make(w, w.at(path)); err != nil {
 			return err
 		}
-		for _, a := range append([]Attr{ModTime(epoch)}, attrs...) {
+		for _, a := range append([]Attr{ModTime(epoch())}, attrs...) {
 			if err := a(w, path); err != nil {
 				return err
 			}
@@ -120,7 +120,7 @@ func Sparse(path string, size, offset int64, text string) Entry {
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // a test file
+		defer f.Close()
 		if _, err := f.WriteAt([]byte(text), offset); err != nil {
 			return err
 		}
@@ -144,7 +144,7 @@ func Dir(path string, mode uint32, attrs ...Attr) Entry {
 				return err
 			}
 		}
-		for _, a := range append([]Attr{Mode(mode), ModTime(epoch)}, attrs...) {
+		for _, a := range append([]Attr{Mode(mode), ModTime(epoch())}, attrs...) {
 			if err := a(w, path); err != nil {
 				return err
 			}
@@ -246,7 +246,7 @@ func setDirTimes(root string) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return setTime(path, epoch)
+		return setTime(path, epoch())
 	})
 }
 

@@ -2,6 +2,7 @@ package unionfstest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,34 +12,30 @@ import (
 	"github.com/layerfs/layerfs/internal/mountapi"
 )
 
-// Main runs the tests of a package in a temporary directory of their own and makes
-// the run fail when they leave a mount, a loop device or a file behind. To be called
-// from TestMain, which exits with the result.
-func Main(m *testing.M) int {
+// Main runs the tests of a package in a temporary directory of their own. It returns
+// the exit code, and an error when they leave a mount, a loop device or a file behind
+// or could not be run. TestMain prints the one and exits with the other, which is not
+// 0 if there is an error.
+func Main(m *testing.M) (code int, err error) {
 	dir, err := os.MkdirTemp("", "uniontest")
 	if err == nil {
-		err = os.Setenv("TMPDIR", dir)
+		err = os.Setenv("TMPDIR", dir) //nolint:forbidigo // the only way to tell testing.T.TempDir
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return 1, fmt.Errorf("make a directory for tests: %w", err)
 	}
-	code := m.Run()
+	code = m.Run()
 	left, err := leftovers(dir)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("the tests left behind %s: %w", strings.Join(left, ", "), fs.ErrExist)
+	}
+	if err == nil {
+		err = os.Remove(dir)
+	}
 	if err != nil {
-		left = append(left, err.Error())
+		return max(code, 1), err
 	}
-	for _, l := range left {
-		fmt.Fprintln(os.Stderr, "the tests left behind", l)
-		code = 1
-	}
-	if len(left) == 0 {
-		if err := os.Remove(dir); err != nil {
-			fmt.Fprintln(os.Stderr, "the tests left files behind:", err)
-			code = 1
-		}
-	}
-	return code
+	return code, nil
 }
 
 // leftovers lists mounts below dir and loop devices that serve files in it. The

@@ -104,7 +104,7 @@ func readContent(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	head := make([]byte, longContent)
 	n, err := io.ReadFull(f, head)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -3,6 +3,7 @@ package unionfstest_test
 import (
 	"context"
 	"flag"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,13 @@ import (
 	"github.com/layerfs/layerfs/unionfs/unionfstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(unionfstest.Main(m)) }
+func TestMain(m *testing.M) {
+	code, err := unionfstest.Main(m)
+	if err != nil {
+		log.Print(err)
+	}
+	os.Exit(code)
+}
 
 var broken = flag.String("broken", "", "run the suite with a driver that has this flaw")
 
