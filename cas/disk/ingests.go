@@ -109,26 +109,20 @@ func (in *Ingest) Keep(ctx context.Context, rel string) (err error) {
 }
 
 func (in *Ingest) keep(ctx context.Context, rel string) error {
-	size, restored := int64(0), false
+	var came usageRecord
 	if !in.s.holds(rel, -1) {
-		var err error
-		if size, restored, err = in.s.restore(rel); err != nil {
+		if err := in.s.restore(rel, &came); err != nil {
 			return err
 		}
-		in.touched[path.Dir(rel)] = true
+		if err := in.s.syncDir(path.Dir(rel)); err != nil {
+			return err
+		}
 	}
 	if err := in.note(rel); err != nil {
 		return err
 	}
 	in.found = append(in.found, rel)
-	return in.s.changeUsage(ctx, false, func(r *usageRecord) error {
-		r.Epoch++
-		if restored {
-			r.add(r.of(rel), 1, size)
-			r.add(&r.Quarantine, -1, -size)
-		}
-		return nil
-	})
+	return in.count(ctx, &came)
 }
 
 // Ingests returns all directories below ingest/, of live and of dead ingests, in order of

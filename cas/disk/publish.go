@@ -58,7 +58,8 @@ func (in *Ingest) publish(ctx context.Context) (err error) {
 		if err := in.mark(); err != nil {
 			return err
 		}
-		if err := in.flusher.Flush(ctx, append(fresh, in.path(""))); err != nil {
+		// Not interrupted, so that an error means that something is not durable.
+		if err := in.flusher.Flush(context.WithoutCancel(ctx), append(fresh, in.path(""))); err != nil {
 			in.fail = err
 			return err
 		}
@@ -192,16 +193,10 @@ func (in *Ingest) keepPromises(ctx context.Context, came *usageRecord) error {
 }
 
 func (in *Ingest) bringBack(rel string, came *usageRecord) error {
-	size, restored, err := in.s.restore(rel)
-	if err != nil {
+	if err := in.s.restore(rel, came); err != nil {
 		return fmt.Errorf("%s was found in the store and has been deleted meanwhile: %w", rel, err)
 	}
 	in.touched[path.Dir(rel)] = true
-	if !restored {
-		return nil
-	}
-	came.of(rel).count(1, size)
-	came.Quarantine.count(-1, -size)
 	return nil
 }
 
@@ -347,9 +342,7 @@ func (in *Ingest) moveRecords(ctx context.Context, came *usageRecord) error {
 func (in *Ingest) count(ctx context.Context, came *usageRecord) error {
 	return in.s.changeUsage(ctx, true, func(r *usageRecord) error {
 		r.Epoch++
-		for i, sum := range came.sums() {
-			r.add(r.sums()[i], sum.Count, sum.Bytes)
-		}
+		r.addAll(came)
 		return nil
 	})
 }

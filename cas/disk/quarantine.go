@@ -55,9 +55,7 @@ func (sw *Sweep) end(ctx context.Context) error {
 		return err // the sums stay marked as not exact
 	}
 	return sw.s.changeUsage(ctx, true, func(r *usageRecord) error {
-		for i, sum := range sw.change.sums() {
-			r.add(r.sums()[i], sum.Count, sum.Bytes)
-		}
+		r.addAll(&sw.change)
 		if r.Unsure > 0 {
 			r.Unsure--
 		}
@@ -199,19 +197,21 @@ func (s *Store) Expire(ctx context.Context, before time.Time) (gone Sum, err err
 	return gone, nil
 }
 
-// restore brings a path back from quarantine. The caller shares the store lock, and
-// counts it if restored is true; it is false when another process was faster.
-func (s *Store) restore(rel string) (size int64, restored bool, err error) {
+// restore brings a path back from quarantine, and adds that to the sums in came. It does
+// nothing when another process was faster. The caller shares the store lock.
+func (s *Store) restore(rel string, came *usageRecord) error {
 	from := quarantined(rel)
 	fi, err := s.root.Lstat(from)
 	if err == nil {
-		size = fi.Size()
-		if _, _, err = s.moveNew(s.rootDir, from, s.rootDir, rel, size); err == nil {
-			return size, true, nil
+		var count, added int64
+		if count, added, err = s.moveNew(s.rootDir, from, s.rootDir, rel, fi.Size()); err == nil {
+			came.of(rel).count(count, added)
+			came.Quarantine.count(-1, -fi.Size())
+			return nil
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) && s.holds(rel, -1) {
-		return 0, false, nil
+		return nil
 	}
-	return 0, false, err
+	return err
 }

@@ -136,6 +136,13 @@ func (r *usageRecord) add(to *Sum, count, size int64) {
 	}
 }
 
+// addAll adds the sums of another record.
+func (r *usageRecord) addAll(change *usageRecord) {
+	for i, sum := range change.sums() {
+		r.add(r.sums()[i], sum.Count, sum.Bytes)
+	}
+}
+
 // encode returns the usageSize bytes of the record.
 func (r usageRecord) encode() []byte {
 	r.Version = usageFormat
@@ -202,11 +209,10 @@ func loadUsage(f *os.File) (usageRecord, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return usageRecord{}, fmt.Errorf("read %s: %w", usageFile, err)
 	}
-	r, err := parseUsage(b[:n])
-	if err != nil {
-		return damagedUsage(), nil
+	if r, err := parseUsage(b[:n]); err == nil {
+		return r, nil
 	}
-	return r, nil
+	return damagedUsage(), nil
 }
 
 // damagedUsage stands for a record that is lost. Who compares its numbers with what he
