@@ -61,7 +61,8 @@ func logicalLines(text string) []string {
 		if current == "" {
 			part = strings.TrimLeft(part, " \t")
 		}
-		if rest, ok := strings.CutSuffix(part, `\`); ok {
+		// Two backslashes are one that is escaped, and go on with nothing.
+		if rest, ok := strings.CutSuffix(part, `\`); ok && !strings.HasSuffix(rest, `\`) {
 			current += rest
 			continue
 		}

@@ -76,6 +76,7 @@ func TestApplyChanges(t *testing.T) {
 		}},
 		{`HEALTHCHECK CMD ["a","b"]`, func(p *ProcessConfig) { p.Healthcheck = &Healthcheck{Test: Args{"CMD", "a", "b"}} }},
 		{`HEALTHCHECK NONE`, func(p *ProcessConfig) { p.Healthcheck = &Healthcheck{Test: Args{"NONE"}} }},
+		{"ENV A=x\\\\\nENV B=2", func(p *ProcessConfig) { p.Env = append(p.Env, `A=x\`, "B=2") }},
 		{"# nothing\n\n", func(*ProcessConfig) {}},
 	} {
 		before := base.clone()

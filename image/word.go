@@ -267,7 +267,7 @@ func (x *expander) variable(depth int) (string, error) {
 // or one of the special parameters of the shell, which are never set here.
 func (x *expander) name() string {
 	start := x.pos
-	if c := x.peek(); c != 0 && strings.IndexByte("@*#?-$!0", c) >= 0 {
+	if c := x.peek(); c != 0 && strings.IndexByte("@*#?-$!", c) >= 0 {
 		x.pos++
 		return x.in[start:x.pos]
 	}
