@@ -241,7 +241,7 @@ func (d *indexDecoder) nameOnly(n *tree.Node, kind byte) {
 		n.IsLink = true
 		target := d.string(tree.MaxPath)
 		p, err := tree.ParsePath(target)
-		if err != nil || string(p) != target {
+		if err != nil || string(p) != target || p == "" {
 			d.fail("target of a hard link")
 		}
 		n.LinkTo = p
