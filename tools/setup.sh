@@ -40,7 +40,7 @@ if [ -n "$missing" ]; then
 	echo "setup: installing$missing" >&2
 	# Package lists are often absent or stale on a fresh machine: fetch them only when
 	# installing without doing so has failed.
-	install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
+	install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0"
 	# A daemon that a package brings must not start: tests start what they need.
 	policy=/usr/sbin/policy-rc.d
 	made=
@@ -52,7 +52,7 @@ if [ -n "$missing" ]; then
 	trap '[ -z "$made" ] || $as_root rm -f "$policy"' EXIT
 	# shellcheck disable=SC2086
 	$install $missing >/dev/null 2>&1 ||
-		{ $as_root apt-get update -qq >&2 && $install $missing >&2; }
+		{ $as_root apt-get update -qq >&2 && $install $missing >/dev/null; }
 fi
 [ $# -eq 0 ] || exit 0
 
