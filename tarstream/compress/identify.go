@@ -17,8 +17,8 @@ import (
 func Levels(f Format) []Level {
 	switch f {
 	case Gzip:
-		return []Level{Serial, DefaultLevel, 1, 6, 9, Serial + 1, Serial + 9, 2, 3, 4, 7, 8,
-			Serial + 2, Serial + 3, Serial + 4, Serial + 5, Serial + 7, Serial + 8}
+		return []Level{Serial, Pgzip, DefaultLevel, Pgzip + 1, 1, Serial + 1, Pgzip + 9, 9, Serial + 9, Pgzip + 6, 6,
+			2, 3, 4, 7, 8, Serial + 2, Serial + 3, Serial + 4, Serial + 5, Serial + 7, Serial + 8}
 	case Zstd:
 		return []Level{DefaultLevel, Serial, 1, 7, 11, Serial + 1, Serial + 7, Serial + 11}
 	default:

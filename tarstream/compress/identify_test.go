@@ -32,7 +32,7 @@ func klauspostGunzip(tb testing.TB, r io.Reader) io.Reader {
 }
 
 func TestIdentify(t *testing.T) {
-	data := sample(t, 3<<20)
+	data := sample(t, 3<<19)
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	var docker bytes.Buffer
 	w := gzip.NewWriter(&docker)
@@ -62,6 +62,7 @@ func TestIdentify(t *testing.T) {
 	}{
 		{"ours", Gzip, pack(t, Gzip, DefaultLevel, data), DefaultLevel, true},
 		{"ours at 3", Gzip, pack(t, Gzip, 3, data), 3, true},
+		{"pgzip", Gzip, pack(t, Gzip, Pgzip, data), Pgzip, true},
 		{"standard library", Gzip, docker.Bytes(), Serial, true},
 		{"stored", Gzip, gzipStored(t, data), 0, false},
 		{"ours", Zstd, pack(t, Zstd, DefaultLevel, data), DefaultLevel, true},

@@ -57,7 +57,7 @@ func TestProgramsRead(t *testing.T) {
 }
 
 func TestProgramsWrite(t *testing.T) {
-	data := sample(t, 5<<20)
+	data := sample(t, 3<<19)
 	for _, args := range [][]string{
 		{"gzip", "-1"}, {"gzip", "-6"}, {"gzip", "-9"}, {"pigz", "-9"}, {"pigz", "-1"},
 		{"zstd", "-1"}, {"zstd", "-3", "--check"}, {"zstd", "-19"}, {"zstd", "--ultra", "-22"}, {"zstd", "--long=27"}, {"zstd", "-T2", "-B1MB"},

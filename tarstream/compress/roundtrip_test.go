@@ -43,7 +43,7 @@ func TestRoundTrip(t *testing.T) {
 		levels := append([]Level{DefaultLevel}, Levels(f)...)
 		for _, size := range []int{0, 1, 5, 1000, gzipDict, gzipDict + 1, gzipBlock - 1, gzipBlock, gzipBlock + 1, 3 * gzipBlock, zstdBlock, zstdBlock + 1, len(big)} {
 			for i, level := range levels {
-				if i > 0 && size != 1000 && size != 3*gzipBlock {
+				if i > 0 && size != 1000 && size != gzipBlock+1 {
 					continue // the other levels differ in the encoder only
 				}
 				t.Run(fmt.Sprintf("%v/%v/%d", f, level, size), func(t *testing.T) {

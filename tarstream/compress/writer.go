@@ -5,24 +5,31 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"strconv"
 )
 
 // Level says how a stream is compressed: how hard, and by which of the encoders. The
 // zero value is a good default for the format.
 //
 // Plain levels are those of the gzip and zstd programs, 1 to 9 and 1 to 22, and run on
-// all processors. [Serial] added to one, or to 0 for the encoder's default, stands for
-// the one-thread encoders that most builders of images use.
+// all processors. [Serial] or [Pgzip] added to one, or to 0 for the encoder's default,
+// stands for the encoders with which most layers have been made, so that such blobs can
+// be recognised by [Identify] and made again.
 type Level int
 
 // DefaultLevel is the level whose cost and result suit layers.
 const DefaultLevel Level = 0
 
-// Serial, added to a level, names the encoder of the Go standard library for gzip
-// (Docker, BuildKit, containerd and others make layers with it) and the stream encoder
-// of klauspost/compress for zstd, in one thread, so that blobs which they made can be
-// recognised by [Identify] and made again.
-const Serial Level = 100
+const (
+	// Serial, added to a level, names the encoder of the Go standard library for gzip
+	// (Docker, BuildKit, containerd and others make layers with it) and the stream
+	// encoder of klauspost/compress for zstd, both in one thread.
+	Serial Level = 100
+	// Pgzip, added to a level of gzip, names klauspost/pgzip, with which podman, buildah
+	// and skopeo make layers. The contents are those of the plain level; the header
+	// holds the zero time of Go.
+	Pgzip Level = 200
+)
 
 // maxLevel is the highest plain level of a format.
 func maxLevel(f Format) Level {
@@ -36,25 +43,31 @@ func maxLevel(f Format) Level {
 	}
 }
 
-// split returns the plain level and whether the serial encoder is meant.
-func (l Level) split() (plain Level, serial bool) {
-	if l >= Serial {
-		return l - Serial, true
+// split returns the plain level and the encoder: 0, Serial or Pgzip.
+func (l Level) split() (plain, encoder Level) {
+	if l < 0 {
+		return l, 0
 	}
-	return l, false
+	return l % Serial, l - l%Serial
 }
 
-// String returns the level as people write it: "default", "6", "serial-6".
+// String returns the level as people write it: "default", "6", "serial-6", "pgzip-1".
 func (l Level) String() string {
-	plain, serial := l.split()
+	plain, encoder := l.split()
 	name := "default"
 	if plain != DefaultLevel {
-		name = fmt.Sprint(int(plain))
+		name = strconv.Itoa(int(plain))
 	}
-	if serial {
+	switch encoder {
+	case 0:
+		return name
+	case Serial:
 		return "serial-" + name
+	case Pgzip:
+		return "pgzip-" + name
+	default:
+		return fmt.Sprintf("Level(%d)", int(l))
 	}
-	return name
 }
 
 // NewWriter returns a writer that compresses to w in format f, which is None, Gzip or
@@ -66,27 +79,24 @@ func (l Level) String() string {
 // without closing w. At most [Workers] processors are used, each with a few times
 // 1 MiB (gzip) or 8 MiB (zstd) of memory.
 func NewWriter(w io.Writer, f Format, level Level) (io.WriteCloser, error) {
-	return newWriter(w, f, level, min(Workers, runtime.GOMAXPROCS(0)))
-}
-
-func newWriter(w io.Writer, f Format, level Level, workers int) (io.WriteCloser, error) {
-	plain, serial := level.split()
-	if plain < 0 || plain > maxLevel(f) {
-		return nil, fmt.Errorf("level %v of %v: not between 1 and %d: %w", level, f, int(maxLevel(f)), fs.ErrInvalid)
-	}
+	workers := min(Workers, runtime.GOMAXPROCS(0))
+	plain, encoder := level.split()
 	switch {
+	case f != None && f != Gzip && f != Zstd:
+		return nil, unsupported(f)
+	case plain < 0 || plain > maxLevel(f), encoder > Pgzip,
+		f == None && encoder != 0, f == Zstd && encoder == Pgzip:
+		return nil, fmt.Errorf("compression %v has no level %v: %w", f, level, fs.ErrInvalid)
 	case f == None:
 		return nopCloser{w}, nil
-	case f == Gzip && serial:
+	case f == Gzip && encoder == Serial:
 		return newSerialGzip(w, plain)
 	case f == Gzip:
-		return newParallelGzip(w, plain, workers)
-	case f == Zstd && serial:
+		return newParallelGzip(w, plain, encoder == Pgzip, workers), nil
+	case encoder == Serial:
 		return newSerialZstd(w, plain)
-	case f == Zstd:
-		return newParallelZstd(w, plain, workers)
 	default:
-		return nil, unsupported(f)
+		return newParallelZstd(w, plain, workers), nil
 	}
 }
 

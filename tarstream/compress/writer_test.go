@@ -15,7 +15,6 @@ import (
 // TestSameBytes checks that neither the number of processors nor the sizes of the
 // writes show in the result.
 func TestSameBytes(t *testing.T) {
-	data := sample(t, 20<<20)
 	procs := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(procs)
 	for _, c := range []struct {
@@ -25,6 +24,10 @@ func TestSameBytes(t *testing.T) {
 		t.Run(fmt.Sprint(c.format, c.level), func(t *testing.T) {
 			if c.level == 9 && testing.Short() {
 				t.Skip("slow level")
+			}
+			data := sample(t, 5<<20)
+			if c.format == Zstd {
+				data = sample(t, 2*zstdBlock+1000)
 			}
 			want := pack(t, c.format, c.level, data)
 			rng := rand.New(rand.NewPCG(1, uint64(c.level)))
@@ -78,7 +81,7 @@ func TestByteWrites(t *testing.T) {
 // TestEncodersKeepNothing checks that a worker's encoder gives the same for a block
 // whatever it has compressed before, which is what makes parallel output deterministic.
 func TestEncodersKeepNothing(t *testing.T) {
-	data := sample(t, 6<<20)
+	data := sample(t, 3<<20)
 	encoders := map[string]func() (blockEncoder, error){}
 	for level := 1; level <= 9; level++ {
 		encoders[fmt.Sprint("gzip", level)] = func() (blockEncoder, error) { return newGzipEncoder(level) }
@@ -161,10 +164,15 @@ func TestLevels(t *testing.T) {
 		{Gzip, -1, fs.ErrInvalid},
 		{Gzip, Serial + 9, nil},
 		{Gzip, Serial + 10, fs.ErrInvalid},
+		{Gzip, Pgzip + 9, nil},
+		{Gzip, Pgzip + 10, fs.ErrInvalid},
+		{Gzip, Pgzip + 100, fs.ErrInvalid},
 		{Zstd, 22, nil},
 		{Zstd, 23, fs.ErrInvalid},
 		{Zstd, Serial + 22, nil},
 		{Zstd, Serial + 23, fs.ErrInvalid},
+		{Zstd, Pgzip, fs.ErrInvalid},
+		{None, Serial, fs.ErrInvalid},
 		{None, 0, nil},
 		{None, 1, fs.ErrInvalid},
 		{Bzip2, 0, errors.ErrUnsupported},
@@ -180,8 +188,19 @@ func TestLevels(t *testing.T) {
 			}
 		}
 	}
-	if s := fmt.Sprint(DefaultLevel, Level(6), Serial, Serial+6); s != "default 6 serial-default serial-6" {
+	if s := fmt.Sprint(DefaultLevel, Level(6), Serial, Serial+6, Pgzip, Pgzip+1); s != "default 6 serial-default serial-6 pgzip-default pgzip-1" {
 		t.Error(s)
+	}
+}
+
+// TestPgzipHeader checks the one place where Pgzip differs: seconds of year 1 to 1970,
+// negative, cut to 32 bits.
+func TestPgzipHeader(t *testing.T) {
+	data := sample(t, 1<<18)
+	want := pack(t, Gzip, 1, data)
+	copy(want[4:], []byte{0x00, 0x09, 0x6e, 0x88})
+	if !bytes.Equal(pack(t, Gzip, Pgzip+1, data), want) {
+		t.Error("other bytes than those of the plain level with the zero time")
 	}
 }
 

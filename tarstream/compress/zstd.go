@@ -41,7 +41,7 @@ func zstdEmpty() []byte {
 }
 
 // newParallelZstd writes independent frames, each of zstdBlock bytes but the last.
-func newParallelZstd(w io.Writer, level Level, workers int) (io.WriteCloser, error) {
+func newParallelZstd(w io.Writer, level Level, workers int) io.WriteCloser {
 	var size int64
 	p := &parallel{
 		w: w, size: zstdBlock, workers: workers,
@@ -54,7 +54,7 @@ func newParallelZstd(w io.Writer, level Level, workers int) (io.WriteCloser, err
 			return nil
 		},
 	}
-	return p.start(), nil
+	return p.start()
 }
 
 // newSerialZstd hides the encoder's ReadFrom, with which the result would depend on how
