@@ -277,7 +277,8 @@ func (s *Store) layerTree(ctx context.Context, d DiffID) (*tree.Node, error) {
 }
 
 // standalone returns layer with every implied directory given the metadata of the
-// directory below, so that it can be a delta of its own. base is what is below.
+// directory below, so that it can be a delta of its own, and without whiteouts of what is
+// not there: overlayfs lists a whiteout that hides nothing. base is what is below.
 func (u *union) standalone(layer *tree.Node, base found) (*tree.Node, error) {
 	n := *layer
 	if n.Implicit {
@@ -297,27 +298,33 @@ func (u *union) standalone(layer *tree.Node, base found) (*tree.Node, error) {
 	if !n.IsDir() || len(n.Children) == 0 {
 		return &n, nil
 	}
-	n.Children = make([]*tree.Node, len(layer.Children))
-	for i, c := range layer.Children {
+	if !base.dir || layer.Opaque {
+		base = found{}
+	}
+	n.Children = make([]*tree.Node, 0, len(layer.Children))
+	for _, c := range layer.Children {
 		if c.IsLink {
 			return nil, fmt.Errorf("%s links to a file below: %w", c.Name, erofs.ErrNeedsMerge)
 		}
-		if !c.IsDir() {
-			n.Children[i] = c
+		if !c.IsDir() && !c.Whiteout {
+			n.Children = append(n.Children, c)
 			continue
 		}
-		var below found
-		if base.dir && !layer.Opaque {
-			var err error
-			if below, err = u.child(base, c.Name); err != nil {
-				return nil, err
+		below, err := u.child(base, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		if c.Whiteout {
+			if below.exists() {
+				n.Children = append(n.Children, c)
 			}
+			continue
 		}
 		cn, err := u.standalone(c, below)
 		if err != nil {
 			return nil, err
 		}
-		n.Children[i] = cn
+		n.Children = append(n.Children, cn)
 	}
 	return &n, nil
 }
