@@ -3,7 +3,6 @@ package snapshot
 import (
 	"fmt"
 	"io/fs"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -58,11 +57,21 @@ func Chain(layers []DiffID) []ChainID {
 // letter or a digit, as Docker restricts container names.
 type Key string
 
-var keyPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+const maxKey = 128 // bytes
 
 // ParseKey checks a name from outside.
 func ParseKey(s string) (Key, error) {
-	if !keyPattern.MatchString(s) {
+	ok := len(s) > 0 && len(s) <= maxKey
+	for i := 0; ok && i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case c == '_', c == '.', c == '-':
+			ok = i > 0
+		default:
+			ok = false
+		}
+	}
+	if !ok {
 		return "", fmt.Errorf("snapshot name %q: want a letter or digit, then up to 127 of letters, digits, '_', '.', '-': %w", s, fs.ErrInvalid)
 	}
 	return Key(s), nil
