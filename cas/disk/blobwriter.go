@@ -132,6 +132,7 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	n, err := w.v.Write(p)
 	if err == nil && w.t != nil {
 		n, err = w.t.f.Write(p)
+		w.b.in.wrote(n)
 	}
 	if err != nil {
 		w.err = fmt.Errorf("write %s: %w", w.b.p.noun(), err)

@@ -38,6 +38,7 @@ type Ingest struct {
 
 	gate   sync.RWMutex // held shared to put, exclusively to publish and close
 	closed bool
+	early  earlyFlush
 	shards [256]shard // by the first byte of the id, as the directories are
 
 	mu    sync.Mutex
@@ -197,6 +198,7 @@ func (in *Ingest) Close() error {
 		return nil
 	}
 	in.closed = true
+	in.early.stop()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	var errs []error

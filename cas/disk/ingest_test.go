@@ -221,6 +221,38 @@ func TestPutObjectRepairs(t *testing.T) {
 	}
 }
 
+// A batch so large that it is flushed before it is published.
+func TestPutMuch(t *testing.T) {
+	s := newStore(t)
+	in := begin(t, s)
+	data := make([]byte, 16<<20)
+	var ids []tree.ObjectID
+	for i := range 18 {
+		data[0] = byte(i)
+		id := tree.ObjectID(sha256.Sum256(data))
+		ids = append(ids, id)
+		if i%2 == 0 {
+			if err := in.PutObject(t.Context(), id, data); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		w := createObject(t, in, int64(len(data)))
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Commit(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, in)
+	for _, id := range ids {
+		if _, err := s.Objects().Stat(t.Context(), id.Digest()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // One batch across objects, blobs and records.
 func TestIngestAcross(t *testing.T) {
 	s := newStore(t)

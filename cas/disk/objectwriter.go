@@ -54,6 +54,7 @@ func (w *objectWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.t.f.WriteAt(p, w.pos)
+	w.t.in.wrote(n)
 	w.pos += int64(n)
 	if err != nil {
 		w.err = fmt.Errorf("write object: %w", err)

@@ -54,6 +54,7 @@ func (in *Ingest) writeSmall(ref objectRef, data []byte) error {
 	name := strconv.Itoa(sl.made)
 	sl.made++
 	err = in.writeFile(sl.dir, name, data)
+	in.wrote(len(data))
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err == nil {

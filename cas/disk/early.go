@@ -1,0 +1,46 @@
+package disk
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// earlyBytes is how many new bytes make it worth while to begin to flush before Publish.
+// Putting and publishing 1.3 GB in 40,000 objects so took 0.6 to 0.8 times as long, and
+// Publish alone a third, on ext4 and xfs.
+const earlyBytes = 128 << 20
+
+// earlyFlush writes out a large batch while it is still being put, so that the disk does
+// not stand idle until Publish.
+type earlyFlush struct {
+	bytes   atomic.Int64 // since the last one began
+	running sync.Mutex   // held while one runs
+	stopped bool         // guarded by running
+}
+
+// wrote counts bytes written by the batch.
+func (in *Ingest) wrote(n int) {
+	e := &in.early
+	if e.bytes.Add(int64(n)) < earlyBytes || !e.running.TryLock() {
+		return
+	}
+	e.bytes.Store(0)
+	if e.stopped {
+		e.running.Unlock()
+		return
+	}
+	go func() {
+		defer e.running.Unlock()
+		if err := in.flusher.FlushAll(context.Background()); err != nil {
+			in.poison(err)
+		}
+	}()
+}
+
+// stop waits until none runs, and lets none begin any more.
+func (e *earlyFlush) stop() {
+	e.running.Lock()
+	e.stopped = true
+	e.running.Unlock()
+}
