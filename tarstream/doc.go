@@ -17,6 +17,10 @@
 //   - The first block of zeros ends the archive. What follows is kept and not
 //     interpreted. An archive may also just end after a member.
 //   - A regular file with a slash at the end of its name is a directory.
+//   - ACLs in star's text form (SCHILY.acl.*) are kept in the recipe and not in the
+//     tree, as in Docker and containerd; those in extended attributes are in the tree.
+//   - A fraction of a second before the epoch counts away from zero, as in POSIX, GNU
+//     tar and Go; libarchive has it the other way.
 //   - Metadata of AUFS (/.wh..wh.aufs, /.wh..wh.plnk, /.wh..wh.orph) is kept in the
 //     recipe and not in the tree; hard links to files in /.wh..wh.plnk work.
 //   - Member types that no tool could extract are refused, except volume labels,

@@ -70,9 +70,6 @@ func (in *input) hand() {
 	}
 }
 
-// peek returns the next bytes without passing them, at most n.
-func (in *input) peek(n int) []byte { return in.cur.buf[in.pos:min(in.end, in.pos+n)] }
-
 // pass moves on by n bytes, which have been made available, and returns them.
 func (in *input) pass(n int) []byte {
 	p := in.cur.buf[in.pos : in.pos+n]

@@ -22,7 +22,6 @@ type indexDecoder struct {
 	nodes    []tree.Node
 	inodes   []tree.Inode
 	pointers []*tree.Node
-	nodeMax  int
 	used     int // inodes
 
 	time       tree.Time
