@@ -38,9 +38,16 @@ func (in *Ingest) wrote(n int) {
 	}()
 }
 
+// wait waits until none runs, and has reported its error: the kernel tells an error of
+// writing back to one flush only.
+func (e *earlyFlush) wait() {
+	e.running.Lock()
+	defer e.running.Unlock()
+}
+
 // stop waits until none runs, and lets none begin any more.
 func (e *earlyFlush) stop() {
 	e.running.Lock()
+	defer e.running.Unlock()
 	e.stopped = true
-	e.running.Unlock()
 }

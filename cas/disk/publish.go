@@ -35,6 +35,7 @@ func (in *Ingest) Publish(ctx context.Context) error {
 	defer in.gate.Unlock()
 	err := in.usable(ctx)
 	if err == nil {
+		in.early.wait()
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		err = in.publish(ctx)
