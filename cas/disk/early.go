@@ -7,8 +7,9 @@ import (
 )
 
 // earlyBytes is how many new bytes make it worth while to begin to flush before Publish.
-// Putting and publishing 1.3 GB in 40,000 objects so took 0.6 to 0.8 times as long, and
-// Publish alone a third, on ext4 and xfs.
+// Of 1.3 GB in 40,000 objects, on ext4 and xfs on a busy machine, Publish took 0.12 to
+// 0.44 times as long as without, and all together 0.5 to 0.85 times in five pairs of runs
+// and 1.2 times in the sixth.
 const earlyBytes = 128 << 20
 
 // earlyFlush writes out a large batch while it is still being put, so that the disk does

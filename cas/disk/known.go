@@ -23,8 +23,9 @@ type shard struct {
 	names map[uint64]struct{}
 }
 
-// listedPerMiss is how many entries of a directory can be listed in the time of looking
-// up one that is not there.
+// listedPerMiss is about how many entries of a directory can be listed in the time of
+// looking up one that is not there: an estimate, as only the gain on an empty store was
+// measured.
 const listedPerMiss = 10
 
 // Has reports whether the object is in the batch or in the store.
