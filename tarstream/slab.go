@@ -8,7 +8,7 @@ import (
 
 const (
 	slabSize = 128 << 10 // bytes in an ordinary slab
-	maxWhole = 16 << 20  // contents up to this many bytes are handled in one piece
+	maxWhole = 8 << 20   // contents up to this many bytes are handled in one piece
 
 	// slabBudget is what the slabs of one import may use for each worker. More would
 	// only let the parser run ahead, until what it has read is no longer in a cache
