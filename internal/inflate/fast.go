@@ -1,16 +1,24 @@
+//go:build amd64 || arm64 || ppc64le
+
 package inflate
 
 import "unsafe"
 
-// Room that the fast loop needs at the ends of input and window.
-const (
-	// inMargin is what it reads ahead at most: an iteration refills twice, each time
-	// moving on by at most 8 bytes and reading 8.
-	inMargin = 24
-	// outMargin is what it writes at most: two lookups of two literals, the longest
-	// match, and 32 bytes beyond by copying too much.
-	outMargin = maxMatch + 4 + 32 + 8
-)
+// inMargin is the input that the fast loop needs: an iteration refills twice, each time
+// moving on by at most 7 bytes and reading 8.
+const inMargin = 24
+
+// The loads and stores below are unaligned and little-endian, as the processors named
+// above have them. The pointers that fast moves along stay inside z.in and z.win, which
+// are allocated on the heap and so do not move:
+//
+//   - the input pointer is at most inMargin bytes before the end of the input when an
+//     iteration begins, moves on by at most 14 and is read 8 bytes further at most;
+//   - the output pointer is at most outMargin bytes before the end of the window when
+//     an iteration begins; outMargin says what is written from there on;
+//   - a match is read from behind the output pointer, at a distance that is checked
+//     against the start of the member's output before the pointer is made, and never
+//     further than 32 bytes beyond what is written of it.
 
 func load64(p unsafe.Pointer) uint64 { return *(*uint64)(p) }
 

@@ -30,6 +30,11 @@ const (
 	inputSize  = 128 << 10 // bytes read from the source at a time
 	maxMatch   = 258
 
+	// outMargin is the room in the window with which decoding goes on. One iteration of
+	// the fast loop writes at most six literals, or four, the longest match, and 32
+	// bytes beyond it by copying too much.
+	outMargin = maxMatch + 4 + 32 + 8
+
 	// maxHeaderString bounds the name and the comment in a member's header, in bytes.
 	maxHeaderString = 64 << 10
 	// maxEmptyReads is how often the source may return neither bytes nor an error.

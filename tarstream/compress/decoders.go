@@ -65,6 +65,7 @@ func classify(f Format, err error, atEnd bool) error {
 		if atEnd && errors.Is(err, xz.ErrBuf) {
 			return fmt.Errorf("%w: %w", err, io.ErrUnexpectedEOF)
 		}
+	default: // the others have no limits of their own and name truncation as io does
 	}
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

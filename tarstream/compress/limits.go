@@ -1,7 +1,6 @@
 package compress
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 )
@@ -86,4 +85,4 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Is makes every fault of a stream one of class fs.ErrInvalid.
-func (e *Error) Is(target error) bool { return errors.Is(fs.ErrInvalid, target) }
+func (e *Error) Is(target error) bool { return target == fs.ErrInvalid }

@@ -21,11 +21,11 @@ type Level int
 const DefaultLevel Level = 0
 
 const (
-	// Serial, added to a level, names the encoder of the Go standard library for gzip
+	// Serial added to a level names the encoder of the Go standard library for gzip
 	// (Docker, BuildKit, containerd and others make layers with it) and the stream
 	// encoder of klauspost/compress for zstd, both in one thread.
 	Serial Level = 100
-	// Pgzip, added to a level of gzip, names klauspost/pgzip, with which podman, buildah
+	// Pgzip added to a level of gzip names klauspost/pgzip, with which podman, buildah
 	// and skopeo make layers. The contents are those of the plain level; the header
 	// holds the zero time of Go.
 	Pgzip Level = 200
