@@ -95,6 +95,7 @@ func forkAndRun(clone *cloneArgs, ops []op, failed uintptr, out *report) (uintpt
 		r, _, errno = syscall.RawSyscall6(o.nr, a[0], a[1], a[2], a[3], a[4], a[5])
 		if errno == 0 {
 			switch o.kind {
+			case kindCall, kindTry:
 			case kindReport:
 				failed = r
 			case kindZero:

@@ -341,3 +341,31 @@ func TestBindMounts(t *testing.T) {
 		t.Errorf("the place of the mount in the root: %q, %v", b, err)
 	}
 }
+
+func TestHostSeesNoMounts(t *testing.T) {
+	dir := newRoot(t)
+	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
+	// As systemd has it for all the host: what is mounted in one namespace appears in
+	// those that have a copy of the mount.
+	must(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
+	signals := make(chan os.Signal)
+	var seen []string
+	_, _, err := run(t, runtime.RootPath(dir), runtime.Settings{Args: []string{"sleep", "1000"}}, func(c *runtime.Config) {
+		c.Signals = signals
+		c.Started = func(int) {
+			b, err := os.ReadFile("/proc/self/mountinfo")
+			must(t, err)
+			for line := range strings.SplitSeq(string(b), "\n") {
+				if strings.Contains(line, dir+"/") {
+					seen = append(seen, line)
+				}
+			}
+			go func() { signals <- unix.SIGKILL }()
+		}
+	})
+	must(t, err)
+	if len(seen) != 0 {
+		t.Errorf("on the host:\n%s", strings.Join(seen, "\n"))
+	}
+}

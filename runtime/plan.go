@@ -396,7 +396,7 @@ func (p *plan) leave(s *specs.Spec, root int, report result) error {
 	t.call(step{"place report", ""}, unix.SYS_DUP3, report, reportFD, unix.O_CLOEXEC)
 	t.last().kind = kindReport
 	t.allow(0, unix.EINVAL)
-	const all = 1<<32 - 1
+	const all uintptr = 1<<32 - 1
 	t.call(step{"close descriptors", ""}, unix.SYS_CLOSE_RANGE, reportFD+1, all, 0)
 	return nil
 }
