@@ -83,7 +83,7 @@ func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (*Recor
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, err
 	}
-	if err := makeUpper(home, root); err != nil {
+	if err := s.makeUpper(home, root); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(home))
 	}
 	data, err := encodeRecord(&above)
@@ -115,7 +115,7 @@ func (s *Store) upperRoot(rec *Record) (_ *tree.Inode, err error) {
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return nil, err
 	}
-	r := upperReader{buf: make([]byte, 64<<10)}
+	r := upperReader{ns: s.opts.Namespace, buf: make([]byte, 64<<10)}
 	if err := r.fill(&n, int(dir.Fd()), &st); err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (s *Store) Reset(ctx context.Context, key Key) error {
 	if err := os.Mkdir(fresh, 0o700); err != nil {
 		return fmt.Errorf("reset snapshot %s: %w", key, err)
 	}
-	if err := makeUpper(fresh, root); err != nil {
+	if err := s.makeUpper(fresh, root); err != nil {
 		return fmt.Errorf("reset snapshot %s: %w", key, err)
 	}
 	// The old upper leaves by one rename: a cut leaves the old or the new state.

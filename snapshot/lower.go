@@ -10,6 +10,7 @@ import (
 
 	"github.com/layerfs/layerfs/erofs"
 	"github.com/layerfs/layerfs/tree"
+	"github.com/layerfs/layerfs/unionfs"
 )
 
 // A union is what a mount of the same sources would show, read without mounting:
@@ -47,6 +48,9 @@ type found struct {
 
 func (f found) exists() bool { return len(f.places) > 0 }
 
+// treeOpaque marks an opaque directory in a tree, see treeOptions.
+const treeOpaque = string(unionfs.Trusted) + unionfs.Opaque
+
 // maxRedirects bounds the redirects followed for one lookup; each goes one layer down.
 const maxRedirects = 512
 
@@ -76,8 +80,8 @@ func (u *union) kindOf(p place) (dir, whiteout, opaque bool, redirect string, er
 	}
 	switch st.Type {
 	case tree.Directory:
-		v, ok, err := im.Xattr(p.nid, "trusted.overlay.opaque")
-		return true, false, ok && string(v) == "y", "", err
+		v, ok, err := im.Xattr(p.nid, treeOpaque)
+		return true, false, ok && string(v) == unionfs.OpaqueYes, "", err
 	case tree.CharDevice:
 		return false, st.Rdev == tree.Device{}, false, "", nil
 	default:

@@ -102,22 +102,6 @@ func FuzzParseBlob(f *testing.F) {
 	})
 }
 
-func TestOverlayMarker(t *testing.T) {
-	for name, want := range map[string][2]string{
-		"trusted.overlay.opaque":         {"opaque", ""},
-		"user.overlay.redirect":          {"redirect", ""},
-		"trusted.overlay.overlay.opaque": {"", "trusted.overlay.opaque"},
-		"user.overlay.overlay.x":         {"", "user.overlay.x"},
-		"user.note":                      {"", "user.note"},
-		"trusted.overlayx":               {"", "trusted.overlayx"},
-	} {
-		m, own := overlayMarker(name)
-		if got := [2]string{m, own}; got != want {
-			t.Errorf("overlayMarker(%q) = %q, want %q", name, got, want)
-		}
-	}
-}
-
 func TestCompose(t *testing.T) {
 	file := func(name string) *tree.Node { return &tree.Node{Name: name, Inode: &tree.Inode{Type: tree.Regular}} }
 	dir := func(name string, c ...*tree.Node) *tree.Node {

@@ -130,7 +130,7 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 				return nil, err
 			}
 		}
-		if err := makeUpper(dir, root); err != nil {
+		if err := s.makeUpper(dir, root); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +140,7 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 // makeUpper creates the empty upper and work directories of a snapshot. The root of
 // an overlay mount shows the metadata of the upper directory, so that begins as the
 // image's root directory.
-func makeUpper(dir string, root *tree.Inode) error {
+func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	for _, d := range []string{"upper", "work"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return err
@@ -148,7 +148,8 @@ func makeUpper(dir string, root *tree.Inode) error {
 	}
 	upper := filepath.Join(dir, "upper")
 	for _, x := range root.Xattrs {
-		if err := unix.Lsetxattr(upper, x.Name, []byte(x.Value), 0); err != nil {
+		// An image may have attributes that overlayfs would take for its own.
+		if err := unix.Lsetxattr(upper, s.opts.Namespace.Escape(x.Name), []byte(x.Value), 0); err != nil {
 			return fmt.Errorf("set %s of the root directory: %w", x.Name, err)
 		}
 	}

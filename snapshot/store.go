@@ -23,11 +23,13 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"runtime"
 	"time"
 
 	"github.com/layerfs/layerfs/cas/disk"
+	"github.com/layerfs/layerfs/unionfs"
 )
 
 // Options of a Store. The zero value is usable.
@@ -35,9 +37,10 @@ type Options struct {
 	// InlineMax is the size in bytes up to which file contents are kept in recipes and
 	// trees instead of becoming objects; 0 is the default.
 	InlineMax int
-	// KeepBlobs keeps compressed layers as they came, so that a save or push has the
-	// manifest's digests.
-	KeepBlobs bool
+	// Namespace is that of the overlay attributes in upper directories; "" is
+	// unionfs.Trusted. It must be the one that the mounts of the store's snapshots use:
+	// what is a marker in one is an ordinary attribute of a file in the other.
+	Namespace unionfs.Namespace
 	// Workers is how many goroutines hash and store contents per layer; 0 is one for
 	// each processor.
 	Workers int
@@ -63,10 +66,17 @@ type Store struct {
 // New returns the layer graph kept in d, which stays the caller's to close.
 func New(d *disk.Store, o Options) (*Store, error) {
 	if o.InlineMax < 0 || o.InlineMax > maxInline {
-		return nil, fmt.Errorf("inline limit of %d bytes, want 0 to %d", o.InlineMax, maxInline)
+		return nil, fmt.Errorf("inline limit of %d bytes, want 0 to %d: %w", o.InlineMax, maxInline, fs.ErrInvalid)
 	}
 	if o.InlineMax == 0 {
 		o.InlineMax = DefaultInlineMax
+	}
+	switch o.Namespace {
+	case unionfs.Trusted, unionfs.User:
+	case "":
+		o.Namespace = unionfs.Trusted
+	default:
+		return nil, fmt.Errorf("overlay namespace %q: %w", o.Namespace, fs.ErrInvalid)
 	}
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)

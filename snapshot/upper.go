@@ -3,12 +3,14 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sort"
 	"strconv"
 	"strings"
 
 	"github.com/layerfs/layerfs/tree"
+	"github.com/layerfs/layerfs/unionfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,10 +24,6 @@ const (
 	maxUpperEntries = 20_000_000
 	maxXattrBytes   = 1 << 20 // names plus values of one file
 )
-
-// The overlay xattr namespaces. Root's mounts use trusted, mounts of a user
-// namespace use user; an upper may be read by either.
-var overlayPrefixes = [...]string{"trusted.overlay.", "user.overlay."}
 
 // upperNode is one name in an upper directory as it lies there, markers understood
 // but not yet resolved against what is below.
@@ -52,15 +50,20 @@ func (n *upperNode) child(name string) *upperNode {
 
 // upperReader reads one upper directory.
 type upperReader struct {
+	// ns is the namespace that the mounts of the upper use. Attributes of the other are
+	// those of files: any process in a container may set user.overlay.opaque, which a
+	// mount by root shows like any other attribute and takes for nothing.
+	ns      unionfs.Namespace
 	inodes  map[[2]uint64]*tree.Inode // hard links
 	entries int
 	path    []string // of the directory being read, for messages
 	buf     []byte
 }
 
-// readUpper reads the whole upper directory behind the handle dirfd.
-func readUpper(dirfd int) (*upperNode, error) {
-	r := &upperReader{inodes: map[[2]uint64]*tree.Inode{}, buf: make([]byte, 64<<10)}
+// readUpper reads the whole upper directory behind the handle dirfd, which mounts with
+// the namespace ns have written.
+func readUpper(dirfd int, ns unionfs.Namespace) (*upperNode, error) {
+	r := &upperReader{ns: ns, inodes: map[[2]uint64]*tree.Inode{}, buf: make([]byte, 64<<10)}
 	root := &upperNode{}
 	var st unix.Stat_t
 	if err := unix.Fstat(dirfd, &st); err != nil {
@@ -174,19 +177,19 @@ func (r *upperReader) fill(n *upperNode, fd int, st *unix.Stat_t) error {
 		return err
 	}
 	for _, x := range xattrs {
-		marker, own := overlayMarker(x.Name)
-		if own != "" {
-			ino.Xattrs = append(ino.Xattrs, tree.Xattr{Name: own, Value: x.Value})
+		if name, ok := r.ns.Unescape(x.Name); ok {
+			ino.Xattrs = append(ino.Xattrs, tree.Xattr{Name: name, Value: x.Value})
 			continue
 		}
+		marker, _ := r.ns.Own(x.Name)
 		switch marker {
-		case "opaque":
-			n.opaque = x.Value == "y"
-		case "redirect":
+		case unionfs.Opaque:
+			n.opaque = ino.Type == tree.Directory && x.Value == unionfs.OpaqueYes
+		case unionfs.Redirect:
 			n.redirect = x.Value
-		case "metacopy":
+		case unionfs.Metacopy:
 			n.metacopy = ino.Type == tree.Regular
-		case "whiteout":
+		case unionfs.Whiteout:
 			n.whiteout = ino.Type == tree.Regular && ino.Size == 0
 		}
 	}
@@ -196,21 +199,6 @@ func (r *upperReader) fill(n *upperNode, fd int, st *unix.Stat_t) error {
 	sort.Slice(ino.Xattrs, func(i, j int) bool { return ino.Xattrs[i].Name < ino.Xattrs[j].Name })
 	n.inode = ino
 	return nil
-}
-
-// overlayMarker splits an xattr name of an upper: a marker of overlayfs itself
-// ("opaque", "redirect", …), or a name that belongs to the file as seen through the
-// mount, with the escape of nested overlays undone.
-func overlayMarker(name string) (marker, own string) {
-	for _, p := range overlayPrefixes {
-		if rest, ok := strings.CutPrefix(name, p); ok {
-			if inner, ok := strings.CutPrefix(rest, "overlay."); ok {
-				return "", p + inner
-			}
-			return rest, ""
-		}
-	}
-	return "", name
 }
 
 func statInode(st *unix.Stat_t) (*tree.Inode, error) {
@@ -261,7 +249,7 @@ func readNames(fd int) ([]string, error) {
 // kernel resolves to the handle's own inode and no further, so a handle on a symbolic
 // link gives the link's own attributes and never those of what it points at.
 func listXattrs(fd int, buf []byte) ([]tree.Xattr, error) {
-	path := "/proc/self/fd/" + strconv.Itoa(fd)
+	path := procFD(fd)
 	k, err := unix.Listxattr(path, buf)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
@@ -309,26 +297,37 @@ func readXattr(get func([]byte) (int, error)) (string, error) {
 }
 
 // openUpperFile opens the regular file at p below the directory handle dirfd, one
-// component at a time and following nothing.
+// component at a time and following nothing. A container may go on changing the upper:
+// what has become something else is refused unopened, since to open a device acts on it.
 func openUpperFile(dirfd int, p tree.Path) (*os.File, error) {
 	cur, err := unix.Openat(dirfd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		first, rest := p.Cut()
-		flags := unix.O_PATH | unix.O_DIRECTORY
-		if rest == "" {
-			flags = unix.O_RDONLY | unix.O_NONBLOCK
-		}
-		next, err := unix.Openat(cur, first, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var name string
+	for p != "" {
+		name, p = p.Cut()
+		next, err := unix.Openat(cur, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		_ = unix.Close(cur)
 		if err != nil {
-			return nil, fmt.Errorf("open upper %s: %w", first, err)
+			return nil, fmt.Errorf("open upper %s: %w", name, err)
 		}
-		if rest == "" {
-			return os.NewFile(uintptr(next), first), nil
-		}
-		cur, p = next, rest
+		cur = next
 	}
+	defer func() { _ = unix.Close(cur) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(cur, &st); err != nil {
+		return nil, fmt.Errorf("stat upper %s: %w", name, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("upper %s is no regular file any more: %w", name, fs.ErrInvalid)
+	}
+	// A magic link: it leads to the very inode that was looked at.
+	fd, err := unix.Open(procFD(cur), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open upper %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
+
+func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
