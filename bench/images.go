@@ -1,0 +1,181 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"github.com/layerfs/layerfs/internal/testimage"
+)
+
+// form is one way in which a real image comes, with its layers as files.
+type form struct {
+	name   string
+	input  string   // for load
+	layers []string // bottom first, compressed or not
+}
+
+// forms returns the forms of one of the images of internal/testimage, making what is
+// not there yet.
+func forms(ctx context.Context, image string) ([]form, error) {
+	dir, err := testimage.Build(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	all := []form{
+		{name: "docker-archive", input: filepath.Join(dir, "docker.tar")},
+		{name: "oci-gzip", input: filepath.Join(dir, "oci-gzip")},
+		{name: "oci-zstd", input: filepath.Join(dir, "oci-zstd")},
+	}
+	for i, f := range all {
+		if f.name == "docker-archive" {
+			all[i].layers, err = filepath.Glob(filepath.Join(dir, "layers", "*.tar"))
+		} else {
+			all[i].layers, err = layoutLayers(f.input)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+type descriptor struct {
+	MediaType   string            `json:"mediaType"`
+	Digest      string            `json:"digest"`
+	Size        int64             `json:"size"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+type manifest struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	MediaType     string       `json:"mediaType"`
+	Config        descriptor   `json:"config"`
+	Layers        []descriptor `json:"layers"`
+}
+
+type index struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	Manifests     []descriptor `json:"manifests"`
+}
+
+func blobFile(layout, digest string) string {
+	return filepath.Join(layout, "blobs", "sha256", digest[len("sha256:"):])
+}
+
+// layoutLayers returns the files of the layers of the only image in an OCI layout.
+func layoutLayers(layout string) ([]string, error) {
+	var x index
+	if err := readJSON(filepath.Join(layout, "index.json"), &x); err != nil {
+		return nil, err
+	}
+	var m manifest
+	if err := readJSON(blobFile(layout, x.Manifests[0].Digest), &m); err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, l := range m.Layers {
+		files = append(files, blobFile(layout, l.Digest))
+	}
+	return files, nil
+}
+
+func readJSON(name string, v any) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// madeUp writes an OCI layout with layers of small files of random contents: so many
+// layers with so many files each. The same arguments give the same bytes.
+func madeUp(layout, name string, layers, files int) error {
+	if err := os.MkdirAll(filepath.Join(layout, "blobs", "sha256"), 0o755); err != nil {
+		return err
+	}
+	put := func(mediaType string, data []byte) (descriptor, error) {
+		sum := sha256.Sum256(data)
+		d := descriptor{MediaType: "application/vnd.oci.image." + mediaType, Digest: "sha256:" + hex.EncodeToString(sum[:]), Size: int64(len(data))}
+		return d, os.WriteFile(blobFile(layout, d.Digest), data, 0o644)
+	}
+	m := manifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.manifest.v1+json"}
+	var diffIDs []string
+	random := rand.NewChaCha8([32]byte{1: byte(layers), 2: byte(files), 3: byte(files >> 8)})
+	for i := range layers {
+		data, err := madeUpLayer(random, i, files)
+		if err != nil {
+			return err
+		}
+		l, err := put("layer.v1.tar", data)
+		if err != nil {
+			return err
+		}
+		m.Layers = append(m.Layers, l)
+		diffIDs = append(diffIDs, l.Digest)
+	}
+	config, err := json.Marshal(map[string]any{
+		"architecture": "amd64", "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
+	})
+	if err != nil {
+		return err
+	}
+	if m.Config, err = put("config.v1+json", config); err != nil {
+		return err
+	}
+	doc, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	d, err := put("manifest.v1+json", doc)
+	if err != nil {
+		return err
+	}
+	d.Annotations = map[string]string{"org.opencontainers.image.ref.name": name}
+	x, err := json.Marshal(index{SchemaVersion: 2, Manifests: []descriptor{d}})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(layout, "index.json"), x, 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)
+}
+
+// madeUpName is the path of file n of a layer, in directories of 100.
+func madeUpName(layer, n int) string { return fmt.Sprintf("layer%d/%03d/%02d", layer, n/100, n%100) }
+
+func madeUpLayer(random *rand.ChaCha8, layer, files int) ([]byte, error) {
+	var out bytes.Buffer
+	t := tar.NewWriter(&out)
+	data := make([]byte, 8<<10)
+	sizes := rand.New(random)
+	for n := range files {
+		// Half of the files are small enough for any inline threshold, as in real images.
+		size := 64 + sizes.IntN(1<<10)
+		if n%2 == 0 {
+			size = 2<<10 + sizes.IntN(6<<10)
+		}
+		if _, err := random.Read(data[:size]); err != nil {
+			return nil, err
+		}
+		err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: madeUpName(layer, n), Mode: 0o644, Size: int64(size)})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := t.Write(data[:size]); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
