@@ -26,26 +26,87 @@ type app struct {
 	root    string // --root
 	verbose bool
 
+	cancel context.CancelFunc // ends what is under way; nil when signals are not for it
+	caught bool               // a signal calls cancel
+
 	disk  *disk.Store
 	snaps *snapshot.Store
 	imgs  *image.Store
 	now   func() time.Time // SOURCE_DATE_EPOCH when that is set, else nil
 }
 
-func newRootCmd(a *app) *cobra.Command {
+// command is one command of the command line.
+type command struct {
+	group, name string // group of the help
+	make        func(*app) *cobra.Command
+}
+
+// commands returns all commands.
+func commands() []command {
+	return []command{
+		{"image", "load", newLoadCmd},
+		{"image", "save", newSaveCmd},
+		{"image", "import", newImportCmd},
+		{"image", "export", newExportCmd},
+		{"image", "images", newImagesCmd},
+		{"image", "inspect", newInspectCmd},
+		{"image", "history", newHistoryCmd},
+		{"image", "tag", newTagCmd},
+		{"image", "rmi", newRmiCmd},
+		{"image", "ls", newLsCmd},
+		{"image", "cat", newCatCmd},
+		{"snapshot", "mount", newMountCmd},
+		{"snapshot", "umount", newUmountCmd},
+		{"snapshot", "diff", newDiffCmd},
+		{"snapshot", "commit", newCommitCmd},
+		{"snapshot", "fork", newForkCmd},
+		{"snapshot", "reset", newResetCmd},
+		{"snapshot", "snapshots", newSnapshotsCmd},
+		{"snapshot", "run", newRunCmd},
+		{"store", "df", newDfCmd},
+		{"store", "gc", newGcCmd},
+		{"store", "fsck", newFsckCmd},
+		{"store", "info", newInfoCmd},
+		{"store", "demo", newDemoCmd},
+		{"", "version", newVersionCmd},
+		{"", "exit-codes", newExitCodesCmd},
+	}
+}
+
+// newRootCmd returns the command line for the arguments that it is to be called with:
+// with only the command that they name, when they plainly name one, because making all
+// of them would be a good part of what a short command costs; else with all.
+func newRootCmd(a *app, args []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "layerfs",
 		Short: "Store, mount, change, commit and run container image layers",
 		Long: `layerfs keeps every file of every image layer once, mounts any stack of layers in
 constant time, records what was changed as a new layer, and runs isolated processes
 on the result. It needs no daemon.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Example: `  layerfs load -i debian.tar                  # from docker save, skopeo, podman
+  layerfs mount --name work debian:12 /mnt    # writable, nothing is copied
+  layerfs diff work                           # what was changed
+  layerfs commit work debian:mine             # as a new layer
+  layerfs save -o mine.tar debian:mine        # back to docker, skopeo, podman`,
+		DisableFlagsInUseLine: true,
+		Version:               version,
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return unknownCommand(cmd, args[0])
 	}
 	cmd.SetIn(a.stdin)
 	cmd.SetOut(a.stdout)
 	cmd.SetErr(a.stderr)
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetArgs(args)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\nSee: %s --help", err, cmd.CommandPath())}
+	})
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.root, "root", "", "directory of the store (default "+`$LAYERFS_ROOT, else /var/lib/layerfs for root and $XDG_DATA_HOME/layerfs for others)`)
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
@@ -55,22 +116,79 @@ on the result. It needs no daemon.`,
 		&cobra.Group{ID: "snapshot", Title: "Snapshots and mounts:"},
 		&cobra.Group{ID: "store", Title: "The store:"},
 	)
-	add := func(group string, cmds ...*cobra.Command) {
-		for _, c := range cmds {
-			c.GroupID = group
-			cmd.AddCommand(c)
+	only := named(args)
+	for _, c := range commands() {
+		if only == "" || c.name == only {
+			sub := c.make(a)
+			sub.GroupID = c.group
+			wrapArgs(sub)
+			cmd.AddCommand(sub)
 		}
 	}
-	add("image", newLoadCmd(a), newSaveCmd(a), newImportCmd(a), newExportCmd(a), newImagesCmd(a), newInspectCmd(a),
-		newHistoryCmd(a), newTagCmd(a), newRmiCmd(a), newLsCmd(a), newCatCmd(a))
-	add("snapshot", newMountCmd(a), newUmountCmd(a), newDiffCmd(a), newCommitCmd(a), newForkCmd(a), newResetCmd(a),
-		newSnapshotsCmd(a), newRunCmd(a))
-	add("store", newDfCmd(a), newGcCmd(a), newFsckCmd(a), newInfoCmd(a), newDemoCmd(a))
-	cmd.AddCommand(newVersionCmd(a), newExitCodesCmd())
+	if only != "" {
+		cmd.CompletionOptions.DisableDefaultCmd = true
+		return cmd
+	}
+	cmd.SetHelpCommand(newHelpCmd(cmd))
+	cmd.InitDefaultCompletionCmd()
 	for _, c := range cmd.Commands() {
-		wrapArgs(c)
+		if c.Name() == "completion" {
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			wrapArgs(c)
+		}
 	}
 	return cmd
+}
+
+// named returns the name of the command that arguments plainly name, else "".
+func named(args []string) string {
+	for len(args) > 1 && args[0] == "--root" {
+		args = args[2:]
+	}
+	if len(args) == 0 {
+		return ""
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.name
+		}
+	}
+	return ""
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	text := fmt.Sprintf("unknown command %q", name)
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageError{fmt.Errorf("%s\nSee: %s --help", text, cmd.CommandPath())}
+}
+
+func newHelpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			for _, c := range commands() {
+				if len(args) == 0 && strings.HasPrefix(c.name, word) {
+					names = append(names, c.name)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 && cmd == root {
+				return unknownCommand(root, args[0])
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
 }
 
 // wrapArgs makes a wrong number of arguments a usage error.
@@ -78,7 +196,13 @@ func wrapArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
-				return usageError{fmt.Errorf("%w\nUsage: %s", err, cmd.UseLine())}
+				if len(cmd.Commands()) > 0 && len(args) > 0 {
+					return unknownCommand(cmd, args[0])
+				}
+				if strings.HasPrefix(err.Error(), "unknown command") {
+					err = fmt.Errorf("it takes no arguments, not %q", args) // cobra.NoArgs
+				}
+				return usageError{fmt.Errorf("%s: %w\nUsage: %s\nSee: %s --help", cmd.Name(), err, cmd.UseLine(), cmd.CommandPath())}
 			}
 			return nil
 		}
@@ -125,6 +249,7 @@ func (a *app) store(ctx context.Context) (*snapshot.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.catchSignals()
 	if a.disk, err = disk.Open(ctx, root, disk.Options{Logger: a.logger()}); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}

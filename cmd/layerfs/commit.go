@@ -25,7 +25,10 @@ func newCommitCmd(a *app) *cobra.Command {
 		Short: "Make an image of a snapshot: its image with what was changed as a new layer",
 		Long: `Commit records what was written to a snapshot as a new layer and prints the id of the
 new image. It reads what was changed and nothing else; the snapshot stays as it is and
-may be mounted. Without NAME the image has its id only.`,
+may be mounted. Without NAME the image has its id only, and
+the next gc takes it.`,
+		Example: `  layerfs commit work debian:mine
+  layerfs commit -c 'CMD ["/bin/bash"]' -m "add tools" work debian:mine`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +66,7 @@ func (a *app) runCommit(ctx context.Context, o commitOptions, args []string) (er
 	if err != nil {
 		return err
 	}
-	rec, err := s.Stat(ctx, snapshot.Key(args[0]))
+	rec, err := a.statSnapshot(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -126,6 +129,8 @@ func newExportCmd(a *app) *cobra.Command {
 		Short: "Write the whole root file system of an image or a snapshot as a tar",
 		Long: `Export writes one tar of all that a mount would show, to standard output or FILE. The
 same tree gives the same bytes. With SOURCE_DATE_EPOCH set, no file is newer than that.`,
+		Example: `  layerfs export debian:12 | tar -t
+  layerfs export -o root.tar work`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImagesAndSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"strings"
 
 	"github.com/layerfs/layerfs/snapshot"
@@ -12,12 +13,15 @@ type completion func(cmd *cobra.Command, args []string, word string) ([]string, 
 
 // completeWith completes the first max arguments, or all when max is negative, and
 // leaves what comes after to the shell.
-func completeWith(max int, list func(context.Context) []string) completion {
+func (a *app) completeWith(max int, list func(context.Context) []string) completion {
 	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if max >= 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
 		var out []string
+		if !a.hasStore() {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
 		for _, name := range list(cmd.Context()) {
 			if strings.HasPrefix(name, word) {
 				out = append(out, name)
@@ -25,6 +29,16 @@ func completeWith(max int, list func(context.Context) []string) completion {
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// hasStore reports whether there is a store; completing a word must not make one.
+func (a *app) hasStore() bool {
+	root, err := a.storeRoot()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(root)
+	return err == nil
 }
 
 // Completion offers what it can: an error is no help to somebody who is typing.
@@ -63,12 +77,12 @@ func (a *app) snapshotNames(ctx context.Context) []string {
 	return out
 }
 
-func (a *app) completeImages(max int) completion { return completeWith(max, a.imageNames) }
+func (a *app) completeImages(max int) completion { return a.completeWith(max, a.imageNames) }
 
-func (a *app) completeSnapshots(max int) completion { return completeWith(max, a.snapshotNames) }
+func (a *app) completeSnapshots(max int) completion { return a.completeWith(max, a.snapshotNames) }
 
 func (a *app) completeImagesAndSnapshots(max int) completion {
-	return completeWith(max, func(ctx context.Context) []string {
+	return a.completeWith(max, func(ctx context.Context) []string {
 		return append(a.snapshotNames(ctx), a.imageNames(ctx)...)
 	})
 }

@@ -38,6 +38,7 @@ type demo struct {
 }
 
 func (a *app) runDemo(ctx context.Context, keep bool) (err error) {
+	a.catchSignals()
 	dir, err := os.MkdirTemp("", "layerfs-demo-")
 	if err != nil {
 		return err
@@ -66,9 +67,8 @@ func (d *demo) layerfs(ctx context.Context, args ...string) (string, error) {
 	d.say("\n$ layerfs %s", strings.Join(args, " "))
 	var out bytes.Buffer
 	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: d.app.stderr, root: d.path("store"), verbose: d.app.verbose}
-	cmd := newRootCmd(a)
 	// The flags' defaults would reset the fields, so the store is given as a flag too.
-	cmd.SetArgs(append([]string{"--root", d.path("store")}, args...))
+	cmd := newRootCmd(a, append([]string{"--root", d.path("store")}, args...))
 	start := time.Now()
 	err := errors.Join(cmd.ExecuteContext(ctx), a.close())
 	took := time.Since(start)

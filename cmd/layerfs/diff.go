@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/layerfs/layerfs/tree"
@@ -15,6 +16,7 @@ import (
 type changeRow struct {
 	Kind    string `json:"kind"` // add, modify, delete
 	Path    string `json:"path"`
+	Raw     []byte `json:"rawPath,omitempty"` // when it is not UTF-8
 	OldSize *int64 `json:"oldSize,omitempty"`
 	NewSize *int64 `json:"newSize,omitempty"`
 }
@@ -25,7 +27,11 @@ func newDiffCmd(a *app) *cobra.Command {
 		Use:   "diff SNAPSHOT | IMAGE|SNAPSHOT IMAGE|SNAPSHOT",
 		Short: "List what was changed in a snapshot, or between two images or snapshots",
 		Long: `Diff prints a line for each change, as "docker diff" does: A for what was added, C for
-what was changed, D for what was deleted. Contents are compared by digest and not read.`,
+what was changed, D for what was deleted. Contents are compared by digest and not read.
+` + quoting + `
+JSON has the bytes of a path that is not UTF-8 as rawPath, in base64.`,
+		Example: `  layerfs diff work
+  layerfs diff --format '{{.Kind}} {{.Path}}' debian:12 debian:mine`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeImagesAndSnapshots(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,7 +42,7 @@ what was changed, D for what was deleted. Contents are compared by digest and no
 			return a.printChanges(o, changes)
 		},
 	}
-	cmd.Flags().StringVar(&o.format, "format", "table", `"table", "json" (an object a line), or a Go template applied to each change`)
+	o.addFormat(cmd, "", formatTable, `"table", "json" (an object a line), or a Go template applied to each change`)
 	return cmd
 }
 
@@ -51,7 +57,7 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 			return nil, err
 		}
 		if rec == nil {
-			_, err := s.Stat(ctx, snapshot.Key(args[0]))
+			_, err := a.statSnapshot(ctx, args[0])
 			return nil, fmt.Errorf("%w; to compare two images, give both", err)
 		}
 		return s.Changes(ctx, rec.Key)
@@ -65,7 +71,7 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 		if rec != nil {
 			return a.treeChanges(ctx, args)
 		}
-		img, err := a.image(ctx, word)
+		img, err := a.imageOr(ctx, word, "snapshot")
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +100,7 @@ func (a *app) treeChanges(ctx context.Context, args []string) (_ []tree.Change, 
 func (a *app) printChanges(o outputFlags, changes []tree.Change) error {
 	w := bufio.NewWriterSize(a.stdout, 64<<10)
 	row := func(c tree.Change) changeRow {
-		r := changeRow{Kind: c.Kind.String(), Path: c.Path.Abs()}
+		r := changeRow{Kind: c.Kind.String(), Path: c.Path.Abs(), Raw: raw(c.Path.Abs())}
 		if c.Old != nil {
 			r.OldSize = &c.Old.Size
 		}
@@ -103,29 +109,14 @@ func (a *app) printChanges(o outputFlags, changes []tree.Change) error {
 		}
 		return r
 	}
+	print := printEach(w, o, row, func(w io.Writer, c tree.Change) error {
+		_, err := fmt.Fprintf(w, "%s %s\n", c.Kind.Letter(), printable(c.Path.Abs()))
+		return err
+	})
 	var err error
-	switch o.format {
-	case "table":
-		for _, c := range changes {
-			if _, err = fmt.Fprintf(w, "%s %s\n", c.Kind.Letter(), printable(c.Path.Abs())); err != nil {
-				break
-			}
-		}
-	case "json":
-		for _, c := range changes {
-			if err = printJSONLine(w, row(c)); err != nil {
-				break
-			}
-		}
-	default:
-		t, terr := parseTemplate(o.format)
-		if terr != nil {
-			return terr
-		}
-		for _, c := range changes {
-			if err = printTemplate(w, t, row(c)); err != nil {
-				break
-			}
+	for _, c := range changes {
+		if err = print(c); err != nil {
+			break
 		}
 	}
 	return errors.Join(err, w.Flush())

@@ -4,12 +4,20 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/layerfs/layerfs/cas"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+)
+
+// Exit codes that commands give by themselves.
+const (
+	codeDamaged     = 5
+	codeInUse       = 6
+	codeInterrupted = 130
 )
 
 // exitError carries an exit code of its own: of a process that was run, or of a check
@@ -33,16 +41,19 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// exitCodes maps classes of errors to exit codes, first match wins.
-var exitCodes = []struct {
+// exitClass is a class of errors with the exit code that it gives.
+type exitClass struct {
 	code  int
 	means string
 	is    func(error) bool
-}{
-	{130, "interrupted", func(err error) bool { return errors.Is(err, context.Canceled) }},
+}
+
+// exitCodes maps classes of errors to exit codes, first match wins.
+var exitCodes = []exitClass{
+	{codeInterrupted, "interrupted", func(err error) bool { return errors.Is(err, context.Canceled) }},
 	{2, "wrong usage", func(err error) bool { var u usageError; return errors.As(err, &u) }},
-	{5, "content does not match its digest, or the store is damaged", is(cas.ErrCorrupt)},
-	{6, "in use, or others depend on it", func(err error) bool {
+	{codeDamaged, "content does not match its digest, or the store is damaged", is(cas.ErrCorrupt)},
+	{codeInUse, "in use, or others depend on it", func(err error) bool {
 		return errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrHasChildren)
 	}},
 	{3, "not found", is(fs.ErrNotExist)},
@@ -70,10 +81,10 @@ func exitCode(err error) int {
 	return 1
 }
 
-func newExitCodesCmd() *cobra.Command {
+func newExitCodesCmd(*app) *cobra.Command {
 	var b strings.Builder
 	b.WriteString("Exit codes of layerfs:\n\n   0  success\n   1  any other error\n")
-	for _, c := range exitCodes {
+	for _, c := range slices.SortedFunc(slices.Values(exitCodes), func(x, y exitClass) int { return x.code - y.code }) {
 		b.WriteString(strings.Repeat(" ", 4-len(itoa(c.code))) + itoa(c.code) + "  " + c.means + "\n")
 	}
 	b.WriteString("\n`layerfs run` ends with the code of the process: 128 plus the signal's number when\n" +

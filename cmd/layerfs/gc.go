@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/layerfs/layerfs/cas/disk"
@@ -23,7 +24,7 @@ killed commands left behind. It can run beside anything else and needs no free s
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runGc(cmd.Context(), o, opts) },
 	}
-	o.add(cmd, "")
+	o.add(cmd, "the report", "")
 	cmd.Flags().BoolVarP(&opts.DryRun, "dry-run", "n", false, "say what would be removed, remove nothing")
 	cmd.Flags().DurationVar(&opts.Grace, "grace", snapshot.DefaultGrace, "keep what was taken out in quarantine for this long")
 	return cmd
@@ -38,25 +39,17 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 	if err != nil {
 		return err
 	}
-	switch o.format {
-	case "table":
-	case "json":
-		return printJSON(a.stdout, r)
-	default:
-		t, err := parseTemplate(o.format)
-		if err != nil {
-			return err
+	return printOne(a.stdout, o, r, func(w io.Writer) error {
+		verb := "Removed"
+		if opts.DryRun {
+			verb = "Would remove"
 		}
-		return printTemplate(a.stdout, t, r)
-	}
-	verb := "Removed"
-	if opts.DryRun {
-		verb = "Would remove"
-	}
-	total := r.Blobs.Bytes + r.Objects.Bytes + r.Layers.Bytes + r.Trees.Bytes
-	_, err = fmt.Fprintf(a.stdout, "%s %d objects, %d blobs, %d layer records, %d trees, %d left-over snapshots and %d left-over ingests: %s\n",
-		verb, r.Objects.Count, r.Blobs.Count, r.Layers.Count, r.Trees.Count, r.Snapshots, r.Ingests, size(total))
-	return err
+		total := r.Blobs.Bytes + r.Objects.Bytes + r.Layers.Bytes + r.Trees.Bytes
+		_, err := fmt.Fprintf(w, "%s %s, %s, %s, %s, %s and %s: %s\n", verb, count(r.Objects.Count, "object"), count(r.Blobs.Count, "blob"),
+			count(r.Layers.Count, "layer record"), count(r.Trees.Count, "tree"), count(r.Snapshots, "left-over snapshot"),
+			count(r.Ingests, "left-over ingest"), size(total))
+		return err
+	})
 }
 
 // roots marks what images keep, and what the images of snapshots need whose names are
@@ -115,7 +108,7 @@ when everything is sound and with 5 when something is not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runFsck(cmd.Context(), o) },
 	}
-	cmd.Flags().StringVar(&o.format, "format", "table", `"table", "json", or a Go template`)
+	o.add(cmd, "the report", "")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print faults only")
 	return cmd
 }
@@ -132,42 +125,34 @@ func (a *app) runFsck(ctx context.Context, o outputFlags) error {
 		return err
 	}
 	p.end()
-	if err := a.printFsck(o, r); err != nil {
+	if r.Faults == nil {
+		r.Faults = []snapshot.Fault{} // an empty list in JSON
+	}
+	if err := printOne(a.stdout, o, r, func(w io.Writer) error { return printFsck(w, r, o.quiet) }); err != nil {
 		return err
 	}
 	if n := len(r.Faults); n > 0 {
-		return &exitError{code: 5, err: fmt.Errorf("%d faults found in the store", n)}
+		return &exitError{code: codeDamaged, err: fmt.Errorf("%s found in the store", count(n, "fault"))}
 	}
 	return nil
 }
 
-func (a *app) printFsck(o outputFlags, r *snapshot.CheckReport) error {
-	switch o.format {
-	case "table":
-	case "json":
-		return printJSON(a.stdout, r)
-	default:
-		t, err := parseTemplate(o.format)
-		if err != nil {
-			return err
-		}
-		return printTemplate(a.stdout, t, r)
-	}
+func printFsck(w io.Writer, r *snapshot.CheckReport, quiet bool) error {
 	for _, f := range r.Faults {
-		if _, err := fmt.Fprintf(a.stdout, "%s %s: %s\n", f.Kind, f.Name, f.Err); err != nil {
+		if _, err := fmt.Fprintf(w, "%s %s: %s\n", f.Kind, f.Name, f.Err); err != nil {
 			return err
 		}
 		for _, u := range f.Uses {
-			if _, err := fmt.Fprintf(a.stdout, "    %s\n", printable(u)); err != nil {
+			if _, err := fmt.Fprintf(w, "    %s\n", printable(u)); err != nil {
 				return err
 			}
 		}
 	}
-	if o.quiet {
+	if quiet {
 		return nil
 	}
-	_, err := fmt.Fprintf(a.stdout, "Checked %d objects, %d blobs, %d layers, %d trees and %d snapshots, %s in %s: %d faults\n",
-		r.Objects, r.Blobs, r.Layers, r.Trees, r.Snapshots, size(r.Bytes), r.Took.Round(time.Millisecond), len(r.Faults))
+	_, err := fmt.Fprintf(w, "Checked %s, %s, %s, %s and %s, %s in %s: %s\n", count(r.Objects, "object"), count(r.Blobs, "blob"), count(r.Layers, "layer"),
+		count(r.Trees, "tree"), count(r.Snapshots, "snapshot"), size(r.Bytes), r.Took.Round(time.Millisecond), count(len(r.Faults), "fault"))
 	return err
 }
 
@@ -202,7 +187,7 @@ func newDfCmd(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.runDf(cmd.Context(), o, recount) },
 	}
-	o.add(cmd, "")
+	o.add(cmd, "each kind", "")
 	cmd.Flags().BoolVar(&recount, "recount", false, "count anew instead of reading the kept sums")
 	return cmd
 }
@@ -235,7 +220,7 @@ func (a *app) runDf(ctx context.Context, o outputFlags, recount bool) error {
 		{"COUNT", func(r dfRow) string { return fmt.Sprint(r.Count) }},
 		{"SIZE", func(r dfRow) string { return size(r.Bytes) }},
 	})
-	if err == nil && !u.Exact && o.format == "table" {
+	if err == nil && !u.Exact && o.format == formatTable {
 		_, err = fmt.Fprintln(a.stderr, "A command was cut off in the middle of a change; count anew with --recount.")
 	}
 	return err

@@ -21,7 +21,7 @@ type imageRow struct {
 	ID       string    `json:"id"`
 	Digest   string    `json:"digest"`
 	Platform string    `json:"platform"`
-	Created  time.Time `json:"created"`
+	Created  time.Time `json:"created,omitzero"`
 	Layers   int       `json:"layers"`
 	Size     int64     `json:"size"` // bytes of the layers' tars
 	Error    string    `json:"error,omitempty"`
@@ -31,16 +31,19 @@ func newImagesCmd(a *app) *cobra.Command {
 	var o outputFlags
 	var full bool
 	cmd := &cobra.Command{
-		Use:     "images [NAME]",
-		Aliases: []string{"image-list"},
-		Short:   "List images",
-		Args:    cobra.MaximumNArgs(1),
+		Use:   "images [NAME]",
+		Short: "List images",
+		Long: `Images lists the names of images, or those of one repository. An image that is damaged
+is listed with what is wrong on standard error and in the field error of JSON.`,
+		Example: `  layerfs images --format '{{.Name}} {{.ID}}'
+  layerfs images -q debian`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runImages(cmd.Context(), o, full, strings.Join(args, ""))
 		},
 		ValidArgsFunction: a.completeImages(1),
 	}
-	o.add(cmd, "print ids only")
+	o.add(cmd, "each image", "print ids only")
 	cmd.Flags().BoolVar(&full, "no-trunc", false, "print ids and digests whole")
 	return cmd
 }
@@ -69,18 +72,42 @@ func (a *app) runImages(ctx context.Context, o outputFlags, full bool, filter st
 		}
 		return short(d)
 	}
+	if !o.quiet && o.format == formatTable {
+		defer func() {
+			for _, r := range rows {
+				if r.Error != "" {
+					fmt.Fprintf(a.stderr, "layerfs: image %s is damaged: %s; load it again, or remove it with rmi\n", r.Name, r.Error)
+				}
+			}
+		}()
+	}
+	rows = withID(rows, o.quiet)
 	return printRows(a.stdout, o, rows, func(r imageRow) string { return cut(r.ID) }, []column[imageRow]{
 		{"NAME", func(r imageRow) string { return r.Name }},
 		{"ID", func(r imageRow) string { return cut(r.ID) }},
 		{"DIGEST", func(r imageRow) string { return cut(r.Digest) }},
 		{"CREATED", func(r imageRow) string {
 			if r.Error != "" {
-				return "damaged: " + r.Error
+				return "damaged"
 			}
 			return ago(r.Created, now)
 		}},
 		{"LAYERS", func(r imageRow) string { return itoa(r.Layers) }},
 		{"SIZE", func(r imageRow) string { return size(r.Size) }},
+	})
+}
+
+// withID leaves out, for a list of ids, images that are too damaged to have one, and
+// further names of the same image.
+func withID(rows []imageRow, quiet bool) []imageRow {
+	if !quiet {
+		return rows
+	}
+	seen := map[string]bool{"": true}
+	return slices.DeleteFunc(rows, func(r imageRow) bool {
+		had := seen[r.ID]
+		seen[r.ID] = true
+		return had
 	})
 }
 
@@ -131,7 +158,7 @@ func newTagCmd(a *app) *cobra.Command {
 			defer join(&err, unlock)
 			m, err := store.Find(ctx, args[0])
 			if err != nil {
-				return err
+				return hint(err, imagesHint)
 			}
 			var refs []image.Ref
 			for _, word := range args[1:] {
@@ -179,7 +206,7 @@ func (a *app) runRmi(ctx context.Context, word string, force bool) error {
 		if force && errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return err
+		return hint(err, imagesHint)
 	}
 	refs := m.Refs
 	if m.ByName {
@@ -196,7 +223,7 @@ func (a *app) runRmi(ctx context.Context, word string, force bool) error {
 		for i, r := range refs {
 			names[i] = r.String()
 		}
-		return fmt.Errorf("remove %s: it has %d names, %s; give one, or --force for all: %w", word, len(refs), strings.Join(names, " "), fs.ErrExist)
+		return &exitError{code: codeInUse, err: fmt.Errorf("remove %s: it has %d names, %s; give one, or --force for all", word, len(refs), strings.Join(names, " "))}
 	}
 	if err := store.RemoveRefs(ctx, refs...); err != nil {
 		return err
@@ -225,13 +252,9 @@ func newInspectCmd(a *app) *cobra.Command {
 				}
 				all = append(all, v)
 			}
-			if o.format != "json" {
-				t, err := parseTemplate(o.format)
-				if err != nil {
-					return err
-				}
+			if o.template != nil {
 				for _, v := range all {
-					if err := printTemplate(a.stdout, t, v); err != nil {
+					if err := o.printTemplate(a.stdout, v); err != nil {
 						return err
 					}
 				}
@@ -240,7 +263,7 @@ func newInspectCmd(a *app) *cobra.Command {
 			return printJSON(a.stdout, all)
 		},
 	}
-	cmd.Flags().StringVarP(&o.format, "format", "f", "json", `"json", or a Go template applied to each`)
+	o.addFormat(cmd, "f", formatJSON, `"json", or a Go template applied to each`)
 	return cmd
 }
 
@@ -273,7 +296,7 @@ func (a *app) inspect(ctx context.Context, word string) (any, error) {
 	if rec != nil || err != nil {
 		return rec, err
 	}
-	img, err := a.image(ctx, word)
+	img, err := a.imageOr(ctx, word, "snapshot")
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +325,7 @@ func (a *app) inspect(ctx context.Context, word string) (any, error) {
 
 // historyRecord is one step of an image's history.
 type historyRecord struct {
-	Created   time.Time `json:"created"`
+	Created   time.Time `json:"created,omitzero"`
 	CreatedBy string    `json:"createdBy"`
 	Comment   string    `json:"comment,omitempty"`
 	Author    string    `json:"author,omitempty"`
@@ -371,7 +394,7 @@ func newHistoryCmd(a *app) *cobra.Command {
 			})
 		},
 	}
-	o.add(cmd, "print the DiffIDs only")
+	o.add(cmd, "each step", "print the DiffIDs only")
 	cmd.Flags().BoolVar(&full, "no-trunc", false, "print everything whole")
 	return cmd
 }

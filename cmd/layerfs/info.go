@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"text/tabwriter"
 
@@ -38,7 +39,7 @@ func newInfoCmd(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.runInfo(cmd.Context(), o) },
 	}
-	o.add(cmd, "")
+	o.add(cmd, "all of it", "")
 	return cmd
 }
 
@@ -67,21 +68,11 @@ func (a *app) runInfo(ctx context.Context, o outputFlags) error {
 			r.Drivers = append(r.Drivers, driverInfo{Name: name, Why: why})
 		}
 	}
-	switch o.format {
-	case "table":
-		return a.printInfo(r)
-	case "json":
-		return printJSON(a.stdout, r)
-	}
-	t, err := parseTemplate(o.format)
-	if err != nil {
-		return err
-	}
-	return printTemplate(a.stdout, t, r)
+	return printOne(a.stdout, o, r, r.print)
 }
 
-func (a *app) printInfo(r infoReport) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+func (r infoReport) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	line := func(k string, v any) { fmt.Fprintf(w, "%s:\t%v\n", k, v) }
 	line("Version", r.Version)
 	line("Kernel", r.Kernel)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/layerfs/layerfs/cas"
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/opencontainers/go-digest"
@@ -99,7 +100,7 @@ func (a *app) image(ctx context.Context, word string) (*resolved, error) {
 	}
 	im, err := store.Resolve(ctx, word, nil)
 	if err != nil {
-		return nil, err
+		return nil, hint(err, imagesHint)
 	}
 	r := &resolved{Image: im, digest: im.Manifest.Digest, ref: im.Manifest.Digest.String(), word: short(im.ID().String())}
 	if len(im.Names) > 0 {
@@ -113,6 +114,46 @@ func (a *app) image(ctx context.Context, word string) (*resolved, error) {
 		r.layers = append(r.layers, id)
 	}
 	return r, nil
+}
+
+// What a user can do about a name that is not there.
+const (
+	imagesHint    = `"layerfs images" lists the names`
+	snapshotsHint = `"layerfs snapshots" lists the names`
+)
+
+// hint adds to an error that something is not there what to do about it.
+func hint(err error, todo string) error {
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, cas.ErrCorrupt) {
+		return fmt.Errorf("%w; %s", err, todo)
+	}
+	return err
+}
+
+// imageOr finds an image by a word that was found to be no other thing, and says so.
+func (a *app) imageOr(ctx context.Context, word, other string) (*resolved, error) {
+	img, err := a.image(ctx, word)
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, cas.ErrCorrupt) {
+		return nil, fmt.Errorf("no image and no %s of that name: %w", other, err)
+	}
+	return img, err
+}
+
+// statSnapshot finds a snapshot by name.
+func (a *app) statSnapshot(ctx context.Context, word string) (*snapshot.Record, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := snapshot.ParseKey(word)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := s.Stat(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hint(fmt.Errorf("no snapshot named %s: %w", word, fs.ErrNotExist), snapshotsHint)
+	}
+	return rec, err
 }
 
 // openManifest reads the image of a manifest or an index that is known by its digest
@@ -164,7 +205,7 @@ func (a *app) reader(ctx context.Context, word string) (*snapshot.Reader, error)
 	if rec != nil {
 		return a.snaps.OpenSnapshot(ctx, rec.Key)
 	}
-	img, err := a.image(ctx, word)
+	img, err := a.imageOr(ctx, word, "snapshot")
 	if err != nil {
 		return nil, err
 	}

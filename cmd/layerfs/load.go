@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/layerfs/layerfs/image"
@@ -29,6 +28,8 @@ func newLoadCmd(a *app) *cobra.Command {
 docker archive, an OCI layout as a tar or a directory, or a skopeo directory, compressed
 or not, from a file, a directory or standard input. It prints the name and the digest of
 each image. Either all of an archive is loaded or nothing.`,
+		Example: `  docker save debian:12 | layerfs load
+  layerfs load -i oci-layout-directory`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runLoad(cmd.Context(), o) },
 	}
@@ -72,8 +73,13 @@ func (a *app) runLoad(ctx context.Context, o loadOptions) (err error) {
 	}
 	layers := &imageLayers{store: a.snaps, session: sess}
 	var loaded []archive.Loaded
-	if o.input == "-" {
-		loaded, err = archive.LoadReader(ctx, store, layers, a.stdin, opts)
+	if o.input == "-" || isPipe(o.input) {
+		in, _, ierr := a.inputFile(ctx, o.input)
+		if ierr != nil {
+			return ierr
+		}
+		defer join(&err, in.Close)
+		loaded, err = archive.LoadReader(ctx, store, layers, in, opts)
 	} else {
 		loaded, err = archive.Load(ctx, store, layers, o.input, opts)
 	}
@@ -129,6 +135,8 @@ func newImportCmd(a *app) *cobra.Command {
 		Short: "Make an image of the tar of a root file system",
 		Long: `Import reads a tar, compressed or not, from FILE or standard input, makes an image of
 one layer of it and prints its name and digest.`,
+		Example: `  layerfs import rootfs.tar.gz base:1
+  mmdebstrap stable - | layerfs import -c 'CMD ["bash"]' - debian:mine`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runImport(cmd.Context(), o, platform, args[0], args[1])
@@ -162,7 +170,7 @@ func (a *app) runImport(ctx context.Context, o commitOptions, platform, file, wo
 	if a.now != nil {
 		opts.Created = a.now()
 	}
-	in, bytes, err := a.inputFile(file)
+	in, bytes, err := a.inputFile(ctx, file)
 	if err != nil {
 		return err
 	}
@@ -189,7 +197,7 @@ func (a *app) runImport(ctx context.Context, o commitOptions, platform, file, wo
 // checkChanges finds what is wrong with --change before any work is done.
 func checkChanges(changes []string) error {
 	if _, err := image.ApplyChanges(image.ProcessConfig{}, changes); err != nil {
-		return usageError{errors.Join(err)}
+		return usageError{err}
 	}
 	return nil
 }

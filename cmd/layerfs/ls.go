@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 // entryRow is what is printed of one file.
 type entryRow struct {
 	Path   string    `json:"path"`
+	Raw    []byte    `json:"rawPath,omitempty"` // when it is not UTF-8
 	Type   string    `json:"type"`
 	Mode   string    `json:"mode"` // octal
 	UID    uint32    `json:"uid"`
@@ -25,13 +27,14 @@ type entryRow struct {
 	Size   int64     `json:"size"`
 	MTime  time.Time `json:"mtime"`
 	Link   string    `json:"link,omitempty"`
+	RawTo  []byte    `json:"rawLink,omitempty"` // when it is not UTF-8
 	Device string    `json:"device,omitempty"`
 	Digest string    `json:"digest,omitempty"`
 	Xattrs []string  `json:"xattrs,omitempty"`
 }
 
 func newEntryRow(p tree.Path, ino *tree.Inode) entryRow {
-	r := entryRow{Path: p.Abs(), Type: ino.Type.String(), Mode: fmt.Sprintf("%04o", ino.Mode), UID: ino.UID, GID: ino.GID,
+	r := entryRow{Path: p.Abs(), Raw: raw(p.Abs()), RawTo: raw(ino.Link), Type: ino.Type.String(), Mode: fmt.Sprintf("%04o", ino.Mode), UID: ino.UID, GID: ino.GID,
 		Size: ino.Size, MTime: time.Unix(ino.MTime.Sec, int64(ino.MTime.Nsec)).UTC(), Link: ino.Link}
 	if ino.Type == tree.CharDevice || ino.Type == tree.BlockDevice {
 		r.Device = fmt.Sprintf("%d:%d", ino.Rdev.Major, ino.Rdev.Minor)
@@ -55,15 +58,20 @@ type lsOptions struct {
 func newLsCmd(a *app) *cobra.Command {
 	var o lsOptions
 	cmd := &cobra.Command{
-		Use:               "ls [flags] IMAGE|SNAPSHOT [PATH]",
-		Short:             "List files of an image or a snapshot without mounting it",
+		Use:   "ls [flags] IMAGE|SNAPSHOT [PATH]",
+		Short: "List files of an image or a snapshot without mounting it",
+		Long: `Ls lists a directory, or what PATH is when it is none, of what a mount would show.
+` + quoting + `
+JSON has the bytes of a name or link target that is not UTF-8 as rawPath or rawLink, in base64.`,
+		Example: `  layerfs ls -l debian:12 /etc
+  layerfs ls -R --format '{{.Size}}\t{{.Path}}' work`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeImagesAndSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runLs(cmd.Context(), o, args)
 		},
 	}
-	cmd.Flags().StringVar(&o.output.format, "format", "table", `"table", "json", or a Go template applied to each file`)
+	o.output.addFormat(cmd, "", formatTable, `"table", "json" (an object a line), or a Go template applied to each file`)
 	cmd.Flags().BoolVarP(&o.long, "long", "l", false, "with mode, owner, size and time")
 	cmd.Flags().BoolVarP(&o.recursive, "recursive", "R", false, "list what is in directories too")
 	cmd.Flags().BoolVarP(&o.dir, "directory", "d", false, "list a directory itself, not what is in it")
@@ -95,7 +103,7 @@ func (a *app) runLs(ctx context.Context, o lsOptions, args []string) (err error)
 			if q != "" {
 				full = tree.Path(strings.TrimPrefix(string(p)+"/"+string(q), "/"))
 			}
-			return errors.Join(ctx.Err(), print(full, n.Inode))
+			return errors.Join(ctx.Err(), print(snapshot.Entry{Path: full, Inode: n.Inode}))
 		})
 	default:
 		var entries []snapshot.Entry
@@ -106,72 +114,40 @@ func (a *app) runLs(ctx context.Context, o lsOptions, args []string) (err error)
 		}
 		for _, e := range entries {
 			if err == nil {
-				err = print(e.Path, e.Inode)
+				err = print(e)
 			}
 		}
 	}
 	return errors.Join(err, out.Flush())
 }
 
-// entryPrinter returns a function that prints one file in the form asked for. JSON is
-// one object a line, so that a listing of any size can be read as it comes.
-func entryPrinter(w io.Writer, o lsOptions) func(tree.Path, *tree.Inode) error {
-	switch o.output.format {
-	case "table":
-	case "json":
-		return func(p tree.Path, ino *tree.Inode) error { return printJSONLine(w, newEntryRow(p, ino)) }
-	default:
-		t, err := parseTemplate(o.output.format)
-		return func(p tree.Path, ino *tree.Inode) error {
-			if err != nil {
+// entryPrinter returns a function that prints one file in the form asked for.
+func entryPrinter(w io.Writer, o lsOptions) func(snapshot.Entry) error {
+	return printEach(w, o.output,
+		func(e snapshot.Entry) entryRow { return newEntryRow(e.Path, e.Inode) },
+		func(w io.Writer, e snapshot.Entry) error {
+			if !o.long {
+				_, err := fmt.Fprintln(w, printable(e.Path.Abs()))
 				return err
 			}
-			return printTemplate(w, t, newEntryRow(p, ino))
-		}
-	}
-	if !o.long {
-		return func(p tree.Path, _ *tree.Inode) error {
-			_, err := fmt.Fprintln(w, printable(p.Abs()))
-			return err
-		}
-	}
-	return func(p tree.Path, ino *tree.Inode) error {
-		r := newEntryRow(p, ino)
-		what := itoa(int(r.Size))
-		if r.Device != "" {
-			what = r.Device
-		}
-		name := printable(r.Path)
-		if ino.Type == tree.Symlink {
-			name += " -> " + printable(r.Link)
-		}
-		_, err := fmt.Fprintf(w, "%s %6d %6d %10s %s %s\n", modeString(ino), r.UID, r.GID, what, r.MTime.Format("2006-01-02 15:04"), name)
-		return err
-	}
+			return printLong(w, e)
+		})
 }
 
-// printable quotes what a terminal must not see in a name as ls does.
-func printable(s string) string {
-	clean := func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }
-	if strings.IndexFunc(s, clean) < 0 {
-		return s
+// printLong prints a file as ls -l does.
+func printLong(w io.Writer, e snapshot.Entry) error {
+	r := newEntryRow(e.Path, e.Inode)
+	what := strconv.FormatInt(r.Size, 10)
+	if r.Device != "" {
+		what = r.Device
 	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c == '\t':
-			b.WriteString(`\t`)
-		case c == '\\':
-			b.WriteString(`\\`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\%03o`, c)
-		default:
-			b.WriteByte(c)
-		}
+	name := printable(r.Path)
+	if e.Inode.Type == tree.Symlink {
+		// The first arrow is the one between name and target.
+		name = strings.ReplaceAll(name, " -> ", `\040-> `) + " -> " + printable(r.Link)
 	}
-	return b.String()
+	_, err := fmt.Fprintf(w, "%s %6d %6d %10s %s %s\n", modeString(e.Inode), r.UID, r.GID, what, r.MTime.Format("2006-01-02 15:04"), name)
+	return err
 }
 
 // modeString prints type and permissions as ls -l does.
@@ -202,8 +178,11 @@ func modeString(ino *tree.Inode) string {
 
 func newCatCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:               "cat IMAGE|SNAPSHOT PATH...",
-		Short:             "Print files of an image or a snapshot without mounting it",
+		Use:   "cat IMAGE|SNAPSHOT PATH...",
+		Short: "Print files of an image or a snapshot without mounting it",
+		Long: `Cat writes the content of files to standard output. Symbolic links are not followed:
+a link's target is shown by ls -l.`,
+		Example:           `  layerfs cat debian:12 /etc/os-release`,
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: a.completeImagesAndSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {

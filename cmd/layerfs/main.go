@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
-	"syscall"
+	"strings"
 )
 
 // version is set by the linker, see the Makefile.
@@ -17,13 +17,10 @@ var version = "devel"
 func main() { os.Exit(run()) }
 
 func run() int {
-	// The first Ctrl-C cancels what is under way, which cleans up; the second ends the
-	// program at once.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	defer stop()
-	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
-	cmd := newRootCmd(app)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, cancel: cancel}
+	cmd := newRootCmd(app, os.Args[1:])
 	err := cmd.ExecuteContext(ctx)
 	if cerr := app.close(); err == nil {
 		err = cerr
@@ -31,12 +28,46 @@ func run() int {
 	if err == nil {
 		return 0
 	}
-	var exit *exitError
-	if !errors.As(err, &exit) || exit.err != nil {
-		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			err = errors.New("interrupted")
-		}
-		fmt.Fprintf(app.stderr, "layerfs: %v\n", err)
-	}
+	printError(app.stderr, err)
 	return exitCode(err)
+}
+
+// printError prints each of the errors that are joined in err once, in one line or
+// with what explains it below.
+func printError(w io.Writer, err error) {
+	var exit *exitError
+	if errors.As(err, &exit) && exit.err == nil {
+		return
+	}
+	if exitCode(err) == codeInterrupted {
+		fmt.Fprintln(w, "layerfs: interrupted")
+		return
+	}
+	seen := map[string]bool{}
+	for _, e := range split(err) {
+		if text := e.Error(); !seen[text] {
+			seen[text] = true
+			fmt.Fprintf(w, "layerfs: %s\n", text)
+		}
+	}
+}
+
+// split takes apart what errors.Join joined.
+func split(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what a wrapped join says belongs together
+	if !ok {
+		return []error{err}
+	}
+	var texts []string
+	for _, e := range joined.Unwrap() {
+		texts = append(texts, e.Error())
+	}
+	if strings.Join(texts, "\n") != err.Error() {
+		return []error{err} // fmt.Errorf with several %w
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, split(e)...)
+	}
+	return out
 }

@@ -30,6 +30,9 @@ func newMountCmd(a *app) *cobra.Command {
 Without DIR the mount is on the snapshot's own directory in the store, which
 "layerfs snapshots" shows. A snapshot that was unmounted is mounted again by its name.
 Nothing is copied or extracted.`,
+		Example: `  layerfs mount --name work debian:12 /mnt
+  dir=$(layerfs snapshots --format '{{join .Mounts " "}}')
+  layerfs umount work && layerfs mount work /srv`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeImagesAndSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -108,7 +111,7 @@ func (a *app) snapshotFor(ctx context.Context, s *snapshot.Store, o mountOptions
 			return rec, false, err
 		}
 	}
-	img, err := a.image(ctx, name)
+	img, err := a.imageOr(ctx, name, "snapshot")
 	if err != nil {
 		return nil, false, err
 	}
@@ -214,7 +217,7 @@ func (a *app) mountedAt(ctx context.Context, s *snapshot.Store, name string) (sn
 		return "", nil, err
 	}
 	if found == "" {
-		return "", nil, fmt.Errorf("%s is neither a snapshot nor a directory where one is mounted: %w", name, fs.ErrNotExist)
+		return "", nil, fmt.Errorf("%q is neither a snapshot nor a directory where one is mounted: %w", name, fs.ErrNotExist)
 	}
 	return found, []string{dir}, nil
 }

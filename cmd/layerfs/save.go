@@ -31,6 +31,8 @@ output, a file, or with --format oci to a directory when FILE ends with a slash 
 one. Layers that came compressed are written as they came, so that digests stay; others
 are written as plain tars unless --compress asks for more, which gives the image a new
 manifest digest. The same image gives the same bytes.`,
+		Example: `  layerfs save --format docker debian:mine | docker load
+  layerfs save -o layout/ debian:12 debian:mine`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(-1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runSave(cmd.Context(), o, args) },

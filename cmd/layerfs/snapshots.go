@@ -35,10 +35,10 @@ func newSnapshotsCmd(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  list,
 	}
-	o.add(cmd, "print names only")
+	o.add(cmd, "each snapshot", "print names only")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "list sealed snapshots too")
 	ls := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List snapshots", Args: cobra.NoArgs, RunE: list}
-	o.add(ls, "print names only")
+	o.add(ls, "each snapshot", "print names only")
 	ls.Flags().BoolVarP(&all, "all", "a", false, "list sealed snapshots too")
 	rm := &cobra.Command{
 		Use:               "rm SNAPSHOT...",
@@ -59,13 +59,9 @@ func newSnapshotsCmd(a *app) *cobra.Command {
 		Use: "inspect SNAPSHOT...", Short: "Print the records of snapshots as JSON", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeSnapshots(-1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.store(cmd.Context())
-			if err != nil {
-				return err
-			}
 			var recs []*snapshot.Record
 			for _, name := range args {
-				rec, err := s.Stat(cmd.Context(), snapshot.Key(name))
+				rec, err := a.statSnapshot(cmd.Context(), name)
 				if err != nil {
 					return err
 				}
@@ -124,10 +120,11 @@ func (a *app) runSnapshotRm(ctx context.Context, name string, force bool) error 
 	if err != nil {
 		return err
 	}
-	key, err := snapshot.ParseKey(name)
+	rec, err := a.statSnapshot(ctx, name)
 	if err != nil {
 		return err
 	}
+	key := rec.Key
 	if force {
 		at, err := s.MountPoints(key)
 		if err != nil {
@@ -152,6 +149,7 @@ func newForkCmd(a *app) *cobra.Command {
 		Short: "Make a second writable snapshot with the state that one has now, copying nothing",
 		Long: `Fork seals what was written to SNAPSHOT and lets both go on from there. SNAPSHOT must
 not be mounted.`,
+		Example:           `  layerfs fork work experiment`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -159,7 +157,11 @@ not be mounted.`,
 			if err != nil {
 				return err
 			}
-			rec, err := s.Fork(cmd.Context(), snapshot.Key(args[0]), snapshot.Key(args[1]))
+			from, err := a.statSnapshot(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			rec, err := s.Fork(cmd.Context(), from.Key, snapshot.Key(args[1]))
 			if err != nil {
 				return err
 			}
@@ -180,7 +182,11 @@ func newResetCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Reset(cmd.Context(), snapshot.Key(args[0]))
+			rec, err := a.statSnapshot(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return s.Reset(cmd.Context(), rec.Key)
 		},
 	}
 }

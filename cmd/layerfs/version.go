@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -20,20 +21,12 @@ func newVersionCmd(a *app) *cobra.Command {
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
 			}{version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			switch o.format {
-			case "table":
-				_, err := fmt.Fprintf(a.stdout, "layerfs %s %s %s/%s\n", v.Version, v.Go, v.OS, v.Arch)
+			return printOne(a.stdout, o, v, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "layerfs %s %s %s/%s\n", v.Version, v.Go, v.OS, v.Arch)
 				return err
-			case "json":
-				return printJSON(a.stdout, v)
-			}
-			t, err := parseTemplate(o.format)
-			if err != nil {
-				return err
-			}
-			return printTemplate(a.stdout, t, v)
+			})
 		},
 	}
-	o.add(cmd, "")
+	o.add(cmd, "it", "")
 	return cmd
 }
