@@ -1,7 +1,8 @@
 package snapshot
 
 import (
-	"fmt"
+	"errors"
+	"io/fs"
 	"slices"
 
 	"github.com/layerfs/layerfs/tree"
@@ -67,17 +68,26 @@ func (u resolver) layerChildren(n *tree.Node, dir *upperNode, p tree.Path, base 
 		cp := p.Join(c.name)
 		below, err := u.child(base, c.name)
 		if err != nil {
-			return fmt.Errorf("look up %s below: %w", cp.Abs(), err)
+			return atPath("look up below", cp, err)
 		}
 		cn, err := u.layerNode(c, cp, base, below)
 		if err != nil {
-			return fmt.Errorf("resolve %s: %w", cp.Abs(), err)
+			return atPath("resolve", cp, err)
 		}
 		if cn != nil {
 			n.Children = append(n.Children, cn)
 		}
 	}
 	return nil
+}
+
+// atPath names the path in an error, once: errors come up through every directory above,
+// of which there may be thousands.
+func atPath(op string, p tree.Path, err error) error {
+	if named := (*fs.PathError)(nil); errors.As(err, &named) {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: p.Abs(), Err: err}
 }
 
 // layerNode resolves one name of the upper. siblings is the directory below that its

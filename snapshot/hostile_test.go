@@ -2,12 +2,15 @@ package snapshot_test
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/layerfs/layerfs/internal/testenv"
 	"github.com/layerfs/layerfs/snapshot"
+	"github.com/layerfs/layerfs/tree"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,5 +75,63 @@ func TestContentsAreRegularFiles(t *testing.T) {
 		n, rerr := f.Read(b)
 		t.Errorf("a device in the place of a file was opened: read %d, %v", n, rerr)
 		e.ok(f.Close())
+	}
+}
+
+// deepen makes a chain of n directories named d below dir, and a file at its end.
+func deepen(t *testing.T, dir string, n int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range n {
+		if err == nil {
+			err = unix.Mkdirat(fd, "d", 0o755)
+		}
+		if err != nil {
+			break
+		}
+		sub, serr := unix.Openat(fd, "d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		_ = unix.Close(fd)
+		fd, err = sub, serr
+	}
+	if err == nil {
+		err = unix.Mknodat(fd, "f", unix.S_IFREG|0o644, 0)
+		_ = unix.Close(fd)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A path of as many names as the limit allows is committed, one more is refused, and
+// neither keeps a snapshot from being listed and removed. Messages stay short.
+func TestDeepUpper(t *testing.T) {
+	testenv.Root(t)
+	e := newEnv(t)
+	for _, c := range []struct {
+		key  snapshot.Key
+		deep int
+		want error
+	}{
+		{"limit", tree.MaxDepth - 1, nil},
+		{"beyond", tree.MaxDepth, errors.ErrUnsupported},
+	} {
+		_, err := e.snaps.Prepare(e.ctx, c.key, snapshot.PrepareOptions{})
+		e.ok(err)
+		deepen(t, e.snaps.Upper(c.key), c.deep)
+		if _, err := e.snaps.Changes(e.ctx, c.key); !errors.Is(err, c.want) {
+			t.Errorf("changes of %d directories: %.200v, want %v", c.deep, err, c.want)
+		}
+		_, _, err = e.snaps.Commit(e.ctx, e.sess, c.key)
+		if !errors.Is(err, c.want) || err != nil && len(fmt.Sprint(err)) > 3*tree.MaxPath {
+			t.Errorf("commit of %d directories: %.200v, want %v", c.deep, err, c.want)
+		}
+		u, err := e.snaps.Usage(e.ctx, c.key)
+		if err != nil || u.Inodes < tree.MaxDepth {
+			t.Errorf("usage of %d directories: %+v, %v", c.deep, u, err)
+		}
+		e.ok(e.snaps.Remove(e.ctx, c.key))
+		if _, err := os.Stat(e.snaps.Upper(c.key)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after removal: %v", err)
+		}
 	}
 }

@@ -67,7 +67,7 @@ func (s *Store) openUnion(ctx context.Context, rec *Record, upper bool) (_ *unio
 		keys = append(keys, rec.Key)
 	}
 	for _, k := range slices.Backward(keys) {
-		if err := u.addUpper(s.Upper(k), s.opts.Namespace); err != nil {
+		if err := u.addUpper(ctx, s.Upper(k), s.opts.Namespace); err != nil {
 			return nil, err
 		}
 	}
@@ -81,12 +81,12 @@ func (s *Store) openUnion(ctx context.Context, rec *Record, upper bool) (_ *unio
 	return u, u.addTrees(st.Trees)
 }
 
-func (u *union) addUpper(path string, ns unionfs.Namespace) error {
+func (u *union) addUpper(ctx context.Context, path string, ns unionfs.Namespace) error {
 	dir, err := openDir(path)
 	if err != nil {
 		return fmt.Errorf("open upper directory: %w", err)
 	}
-	n, err := readUpper(int(dir.Fd()), ns)
+	n, err := readUpper(ctx, int(dir.Fd()), ns)
 	if err != nil {
 		return errors.Join(err, dir.Close())
 	}

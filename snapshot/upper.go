@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,8 +37,6 @@ type upperNode struct {
 	opaque   bool   // directory: nothing below shows through
 	metacopy bool   // regular file: metadata only, the data is below
 	redirect string // directory or metacopy: where below it comes from
-
-	dev, ino uint64 // identity of the backing inode
 }
 
 func (n *upperNode) child(name string) *upperNode {
@@ -56,13 +55,12 @@ type upperReader struct {
 	ns      unionfs.Namespace
 	inodes  map[[2]uint64]*tree.Inode // hard links
 	entries int
-	path    []string // of the directory being read, for messages
 	buf     []byte
 }
 
 // readUpper reads the whole upper directory behind the handle dirfd, which mounts with
 // the namespace ns have written.
-func readUpper(dirfd int, ns unionfs.Namespace) (*upperNode, error) {
+func readUpper(ctx context.Context, dirfd int, ns unionfs.Namespace) (*upperNode, error) {
 	r := &upperReader{ns: ns, inodes: map[[2]uint64]*tree.Inode{}, buf: make([]byte, 64<<10)}
 	root := &upperNode{}
 	var st unix.Stat_t
@@ -70,23 +68,26 @@ func readUpper(dirfd int, ns unionfs.Namespace) (*upperNode, error) {
 		return nil, fmt.Errorf("stat upper directory: %w", err)
 	}
 	if err := r.fill(root, dirfd, &st); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read upper directory: %w", err)
 	}
-	if err := r.readDir(root, dirfd); err != nil {
+	if err := r.readDir(ctx, root, "", dirfd, 0); err != nil {
 		return nil, err
 	}
 	return root, nil
 }
 
-func (r *upperReader) where(name string) string {
-	return "/" + strings.Join(append(r.path, name), "/")
-}
-
-// readDir reads the children of dir, whose handle is fd.
-func (r *upperReader) readDir(dir *upperNode, fd int) error {
+// readDir reads the children of dir at p, whose handle is fd. One handle stays open for
+// each directory on the way down.
+func (r *upperReader) readDir(ctx context.Context, dir *upperNode, p tree.Path, fd, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	names, err := readNames(fd)
 	if err != nil {
-		return fmt.Errorf("read upper directory %s: %w", r.where(""), err)
+		return fmt.Errorf("read upper directory %s: %w", p.Abs(), err)
+	}
+	if len(names) > 0 && (depth >= tree.MaxDepth || len(p) >= tree.MaxPath) {
+		return fmt.Errorf("paths of more than %d names or %d bytes: %w", tree.MaxDepth, tree.MaxPath, errors.ErrUnsupported)
 	}
 	if r.entries += len(names); r.entries > maxUpperEntries {
 		return fmt.Errorf("upper directory has more than %d entries: %w", maxUpperEntries, errors.ErrUnsupported)
@@ -94,68 +95,60 @@ func (r *upperReader) readDir(dir *upperNode, fd int) error {
 	sort.Strings(names)
 	dir.children = make([]*upperNode, 0, len(names))
 	for _, name := range names {
-		n, err := r.readNode(fd, name, dir)
+		n, sub, err := r.readNode(fd, name)
 		if errors.Is(err, unix.ENOENT) {
 			continue // removed while we look: the mount is in use
 		}
 		if err != nil {
-			return fmt.Errorf("read upper %s: %w", r.where(name), err)
+			return fmt.Errorf("read upper %s: %w", p.Join(name).Abs(), err)
 		}
 		dir.children = append(dir.children, n)
+		if sub < 0 {
+			continue
+		}
+		err = r.readDir(ctx, n, p.Join(name), sub, depth+1)
+		_ = unix.Close(sub)
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (r *upperReader) readNode(dirfd int, name string, dir *upperNode) (*upperNode, error) {
+// readNode reads one name in the directory behind dirfd. For a directory, sub is a
+// handle to read it by, which the caller closes; else it is negative.
+func (r *upperReader) readNode(dirfd int, name string) (n *upperNode, sub int, err error) {
 	fd, err := unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
 	defer func() { _ = unix.Close(fd) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+		return nil, -1, err
 	}
-	n := &upperNode{name: name, dev: uint64(st.Dev), ino: st.Ino}
+	n = &upperNode{name: name}
 	if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
 		n.whiteout = true
-		return n, nil
+		return n, -1, nil
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
-		// A metacopy or an xattr whiteout is told by its xattrs, which links share.
-		if ino, ok := r.inodes[[2]uint64{n.dev, n.ino}]; ok {
-			if err := r.fill(n, fd, &st); err != nil {
-				return nil, err
-			}
-			if !n.whiteout {
-				n.inode = ino
-			}
-			return n, nil
-		}
-	}
-	if err := r.fill(n, fd, &st); err != nil {
-		return nil, err
-	}
-	if n.whiteout {
-		return n, nil
-	}
-	if st.Nlink > 1 && n.inode.Type != tree.Directory {
-		r.inodes[[2]uint64{n.dev, n.ino}] = n.inode
+	if err := r.fill(n, fd, &st); err != nil || n.whiteout {
+		return n, -1, err
 	}
 	if n.inode.Type == tree.Directory {
-		sub, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = unix.Close(sub) }()
-		r.path = append(r.path, name)
-		err = r.readDir(n, sub)
-		r.path = r.path[:len(r.path)-1]
-		if err != nil {
-			return nil, err
+		// By the handle, not the name: what was looked at is what is read.
+		sub, err = unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return n, sub, err
+	}
+	if st.Nlink > 1 {
+		id := [2]uint64{uint64(st.Dev), st.Ino}
+		if ino, ok := r.inodes[id]; ok {
+			n.inode = ino
+		} else {
+			r.inodes[id] = n.inode
 		}
 	}
-	return n, nil
+	return n, -1, nil
 }
 
 // fill sets the inode and the markers of n from the file behind fd.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/layerfs/layerfs/tree"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +16,8 @@ type Usage struct {
 	Inodes int64 `json:"inodes"` // hard links once
 }
 
-// Usage walks the upper directory of a snapshot; a view has none.
+// Usage walks the upper directory of a snapshot; a view has none. What lies deeper than
+// tree.MaxDepth is not counted.
 func (s *Store) Usage(ctx context.Context, key Key) (Usage, error) {
 	rec, err := s.Stat(ctx, key)
 	if err != nil {
@@ -30,14 +32,14 @@ func (s *Store) Usage(ctx context.Context, key Key) (Usage, error) {
 	}
 	defer func() { _ = dir.Close() }() // opened for reading
 	var u Usage
-	if err := u.add(ctx, int(dir.Fd()), map[[2]uint64]bool{}); err != nil {
+	if err := u.add(ctx, int(dir.Fd()), 0, map[[2]uint64]bool{}); err != nil {
 		return Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
 	}
 	return u, nil
 }
 
-// add counts what is in the directory behind fd.
-func (u *Usage) add(ctx context.Context, fd int, linked map[[2]uint64]bool) error {
+// add counts what is in the directory behind fd, which lies depth directories deep.
+func (u *Usage) add(ctx context.Context, fd, depth int, linked map[[2]uint64]bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -63,14 +65,17 @@ func (u *Usage) add(ctx context.Context, fd int, linked map[[2]uint64]bool) erro
 		}
 		u.Bytes += st.Blocks * 512
 		u.Inodes++
-		if !isDir {
+		if !isDir || depth == tree.MaxDepth {
 			continue
 		}
 		sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue // removed or replaced while we look
+		}
 		if err != nil {
 			return err
 		}
-		err = u.add(ctx, sub, linked)
+		err = u.add(ctx, sub, depth+1, linked)
 		_ = unix.Close(sub)
 		if err != nil {
 			return err
