@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/layerfs/layerfs/internal/testenv"
 )
 
 func newRaw(r io.Reader) *Reader {
@@ -142,6 +144,7 @@ func (u *unevenReader) Read(p []byte) (int, error) {
 }
 
 func TestEncodersOfGo(t *testing.T) {
+	testenv.Long(t)
 	for name, data := range contents() {
 		for level := gzip.HuffmanOnly; level <= gzip.BestCompression; level++ {
 			var out bytes.Buffer
@@ -169,6 +172,7 @@ func TestEncodersOfGo(t *testing.T) {
 }
 
 func TestProgramsThatCompress(t *testing.T) {
+	testenv.Long(t)
 	tried, inputs := 0, contents()
 	for _, program := range [][]string{{"gzip", "-n"}, {"gzip", "-n", "--rsyncable"}, {"pigz"}, {"pigz", "-i"}, {"igzip", "-c"}} {
 		path, err := exec.LookPath(program[0])

@@ -10,6 +10,7 @@ import (
 
 	klauspost "github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/layerfs/layerfs/internal/testenv"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -32,6 +33,7 @@ func klauspostGunzip(tb testing.TB, r io.Reader) io.Reader {
 }
 
 func TestIdentify(t *testing.T) {
+	testenv.Long(t)
 	data := sample(t, 3<<19)
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	var docker bytes.Buffer

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/layerfs/layerfs/internal/testenv"
 )
 
 // program runs a compressor as a filter, or skips the test where it is not installed.
@@ -57,6 +58,7 @@ func TestProgramsRead(t *testing.T) {
 }
 
 func TestProgramsWrite(t *testing.T) {
+	testenv.Long(t)
 	data := sample(t, 3<<19)
 	for _, args := range [][]string{
 		{"gzip", "-1"}, {"gzip", "-6"}, {"gzip", "-9"}, {"pigz", "-9"}, {"pigz", "-1"},

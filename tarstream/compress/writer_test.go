@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"testing"
 	"testing/iotest"
+
+	"github.com/layerfs/layerfs/internal/testenv"
 )
 
 // TestSameBytes checks that neither the number of processors nor the sizes of the
@@ -81,6 +83,7 @@ func TestByteWrites(t *testing.T) {
 // TestEncodersKeepNothing checks that a worker's encoder gives the same for a block
 // whatever it has compressed before, which is what makes parallel output deterministic.
 func TestEncodersKeepNothing(t *testing.T) {
+	testenv.Long(t)
 	data := sample(t, 3<<20)
 	encoders := map[string]func() (blockEncoder, error){}
 	for level := 1; level <= 9; level++ {
