@@ -70,6 +70,10 @@ func (s *Store) ImportLayer(ctx context.Context, sess *Session, r io.Reader, e L
 	var b Blob
 	have := func() (ok bool, err error) {
 		l, b, ok, err = s.known(ctx, sess, e)
+		if errors.Is(err, fs.ErrInvalid) {
+			// Damaged, or not what was expected: reading it anew repairs or refuses.
+			return false, nil
+		}
 		return ok, err
 	}
 	name := "layer-" + e.DiffID.hex()

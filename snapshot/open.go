@@ -71,14 +71,7 @@ func (s *Store) openUnion(ctx context.Context, rec *Record, upper bool) (_ *unio
 			return nil, err
 		}
 	}
-	if len(rec.Layers) == 0 {
-		return u, nil
-	}
-	st, err := s.Stack(ctx, rec.Layers, StackOptions{AnyDepth: true})
-	if err != nil {
-		return nil, err
-	}
-	return u, u.addTrees(st.Trees)
+	return u, s.addStack(ctx, u, rec.Layers)
 }
 
 func (u *union) addUpper(ctx context.Context, path string, ns unionfs.Namespace) error {

@@ -56,22 +56,26 @@ func (s *Store) Stack(ctx context.Context, layers []DiffID, o StackOptions) (Sta
 	}
 	chain := Chain(layers)
 	top := chain[len(chain)-1]
+	for range stackAttempts {
+		st, ok, err := s.haveStack(chain, o)
+		if err != nil || ok {
+			return st, err
+		}
+		if err := s.buildStack(ctx, layers, chain, o); err != nil {
+			return Stack{}, fmt.Errorf("build the tree of stack %s: %w", top, err)
+		}
+	}
 	st, ok, err := s.haveStack(chain, o)
-	if err != nil {
-		return Stack{}, err
-	}
-	if ok {
-		return st, nil
-	}
-	if err := s.buildStack(ctx, layers, chain, o); err != nil {
-		return Stack{}, fmt.Errorf("build the tree of stack %s: %w", top, err)
-	}
-	st, ok, err = s.haveStack(chain, o)
 	if err == nil && !ok {
-		err = fmt.Errorf("stack %s was removed while it was made: %w", top, fs.ErrNotExist)
+		err = fmt.Errorf("stack %s: its tree was collected each time it was made; try again: %w", top, fs.ErrNotExist)
 	}
 	return st, err
 }
+
+// stackAttempts is how often trees are made that are gone again when they are needed. A
+// collector keeps those of names and takes those of stacks that are only being looked
+// at, or whose name is not written yet.
+const stackAttempts = 10
 
 // haveStack finds the trees that serve a stack if they are all there.
 func (s *Store) haveStack(chain []ChainID, o StackOptions) (Stack, bool, error) {
@@ -155,11 +159,14 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 	}
 	var entries uint64
 	for _, d := range layers[merged+1:] {
-		l, err := s.StatLayer(ctx, d)
+		l, closer, err := s.OpenLayer(ctx, d)
 		if err != nil {
 			return 0, err
 		}
-		entries += uint64(l.Entries)
+		entries += uint64(l.Entries())
+		if err := closer.Close(); err != nil {
+			return 0, err
+		}
 	}
 	if entries*deltaShare > inodes && !o.AnyDepth {
 		return 0, nil
@@ -331,24 +338,34 @@ func (u *union) standalone(layer *tree.Node, base found) (*tree.Node, error) {
 
 // openStack opens a stack for reading without mounting.
 func (s *Store) openStack(ctx context.Context, layers []DiffID) (*union, error) {
-	st, err := s.Stack(ctx, layers, StackOptions{AnyDepth: true})
-	if err != nil {
-		return nil, err
-	}
 	u := &union{}
-	if err := u.addTrees(st.Trees); err != nil {
-		return nil, err
+	return u, s.addStack(ctx, u, layers)
+}
+
+// addStack puts a stack below what u has. When it fails, u has nothing more than before.
+func (s *Store) addStack(ctx context.Context, u *union, layers []DiffID) error {
+	for attempt := 1; ; attempt++ {
+		st, err := s.Stack(ctx, layers, StackOptions{AnyDepth: true})
+		if err != nil {
+			return err
+		}
+		err = u.addTrees(st.Trees)
+		if attempt == stackAttempts || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	return u, nil
 }
 
 func (u *union) addTrees(paths []string) error {
+	var added []source
 	for _, p := range paths {
 		im, err := erofs.Open(p)
 		if err != nil {
-			return errors.Join(fmt.Errorf("open tree %s: %w", filepath.Base(p), err), u.close())
+			partial := union{sources: added}
+			return errors.Join(fmt.Errorf("open tree %s: %w", filepath.Base(p), err), partial.close())
 		}
-		u.sources = append(u.sources, source{image: im})
+		added = append(added, source{image: im})
 	}
+	u.sources = append(u.sources, added...)
 	return nil
 }
