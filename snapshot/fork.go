@@ -21,7 +21,10 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 	if _, err := ParseKey(string(to)); err != nil {
 		return nil, err
 	}
-	unlock, err := s.lockSnapshot(ctx, from)
+	if from == to {
+		return nil, fmt.Errorf("fork snapshot %s to itself: %w", from, fs.ErrExist)
+	}
+	unlock, err := s.lockSnapshots(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -35,19 +38,25 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 	}
 	if _, err := s.readRecord(to); err == nil {
 		return nil, fmt.Errorf("fork snapshot %s to %s: %w", from, to, fs.ErrExist)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("fork snapshot %s to %s: %w", from, to, err)
 	}
 	if err := s.mustBeIdle(from); err != nil {
 		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
 	}
-	root, err := s.upperRoot(rec)
+	root, err := s.upperRoot(from)
 	if err == nil {
 		rec, err = s.seal(ctx, rec, root)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
 	}
-	return s.create(ctx, to, Active, PrepareOptions{Layers: rec.Layers, Below: rec.Below,
+	fork, err := s.createLocked(ctx, to, Active, PrepareOptions{Layers: rec.Layers, Below: rec.Below,
 		Image: rec.Image, Ref: rec.Ref, Labels: rec.Labels, root: root})
+	if err != nil {
+		return nil, fmt.Errorf("fork snapshot %s to %s: %w", from, to, err)
+	}
+	return fork, nil
 }
 
 // seal moves what was written to rec's snapshot under a new sealed one and leaves rec's
@@ -57,8 +66,9 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 // The new state is made complete in the directory of the sealed key, and then the two
 // directories are exchanged by one rename, so that a cut leaves the old or the new
 // state. After the exchange the sealed directory still carries the record of the
-// snapshot it was; readRecord understands that, and the last step only tidies it.
-func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (*Record, error) {
+// snapshot it was; readRecord understands that, and the last step only tidies it. All
+// the while the sealed key is locked, for a collector to leave its directory alone.
+func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (_ *Record, err error) {
 	names, err := os.ReadDir(s.Upper(rec.Key))
 	if err != nil {
 		return nil, err
@@ -71,55 +81,38 @@ func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (*Recor
 	}
 	sealed := *rec
 	sealed.Kind = Sealed
-	sealed.Key = Key(fmt.Sprintf("%.100s.sealed-%d", rec.Key, s.now().UnixNano()))
+	sealed.Key = sealedKey(rec.Key)
 	sealed.Labels = nil
 	above := *rec
 	above.Below = append(slices.Clone(rec.Below), sealed.Key)
 	above.Created = s.now().UTC().Truncate(time.Millisecond)
 
-	// A new home with a fresh upper is made beside; the exchange of the two directories
-	// is one rename, and each carries its own record along.
-	home := s.dir(sealed.Key)
-	if err := os.MkdirAll(home, 0o700); err != nil {
-		return nil, err
-	}
-	if err := s.makeUpper(home, root); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(home))
-	}
-	data, err := encodeRecord(&above)
+	unlock, err := s.lockSnapshot(ctx, sealed.Key)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.disk.WriteRecord(ctx, recordName(sealed.Key), data); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(home))
-	}
-	err = unix.Renameat2(unix.AT_FDCWD, home, unix.AT_FDCWD, s.dir(rec.Key), unix.RENAME_EXCHANGE)
+	defer unlock()
+	data, err := encodeRecord(&above)
 	if err == nil {
+		err = s.makeHome(sealed.Key, root)
+	}
+	if err == nil {
+		err = s.disk.WriteRecord(ctx, recordName(sealed.Key), data)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.removeHome(sealed.Key))
+	}
+	home := s.dir(sealed.Key)
+	err = unix.Renameat2(unix.AT_FDCWD, home, unix.AT_FDCWD, s.dir(rec.Key), unix.RENAME_EXCHANGE)
+	if err != nil {
+		err = errors.Join(err, s.removeHome(sealed.Key))
+	} else {
 		err = syncDir(filepath.Dir(home))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("exchange %s and %s: %w", sealed.Key, rec.Key, err)
 	}
 	return &above, s.writeRecord(ctx, &sealed)
-}
-
-// upperRoot returns the metadata of the root directory of a snapshot as it is now.
-func (s *Store) upperRoot(rec *Record) (_ *tree.Inode, err error) {
-	dir, err := openDir(s.Upper(rec.Key))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	var n upperNode
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return nil, err
-	}
-	r := upperReader{ns: s.opts.Namespace, buf: make([]byte, 64<<10)}
-	if err := r.fill(&n, int(dir.Fd()), &st); err != nil {
-		return nil, err
-	}
-	return n.inode, nil
 }
 
 // Reset drops all that was written to a snapshot since it was made or last forked. It
@@ -144,33 +137,36 @@ func (s *Store) Reset(ctx context.Context, key Key) error {
 	if err != nil {
 		return fmt.Errorf("reset snapshot %s: %w", key, err)
 	}
-	fresh := filepath.Join(s.dir(key), "fresh")
+	if err := s.replaceUpper(key, root); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+// freshDir is where the new upper of a snapshot is made, and where the old one goes.
+const freshDir = "fresh"
+
+// replaceUpper exchanges the upper and work directories of a snapshot for new ones. The
+// old upper leaves by one rename: a cut leaves the old or the new state, and a directory
+// that gc removes.
+func (s *Store) replaceUpper(key Key, root *tree.Inode) (err error) {
+	dir := s.dir(key)
+	fresh := filepath.Join(dir, freshDir)
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, os.RemoveAll(fresh)) }()
 	if err := os.Mkdir(fresh, 0o700); err != nil {
-		return fmt.Errorf("reset snapshot %s: %w", key, err)
-	}
-	if err := s.makeUpper(fresh, root); err != nil {
-		return fmt.Errorf("reset snapshot %s: %w", key, err)
-	}
-	// The old upper leaves by one rename: a cut leaves the old or the new state.
-	for _, d := range []string{"work", "upper"} {
-		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(fresh, d), unix.AT_FDCWD, filepath.Join(s.dir(key), d), unix.RENAME_EXCHANGE)
-		if err != nil {
-			return fmt.Errorf("reset snapshot %s: exchange %s: %w", key, d, err)
-		}
-	}
-	if err := syncDir(s.dir(key)); err != nil {
-		return fmt.Errorf("reset snapshot %s: %w", key, err)
-	}
-	return os.RemoveAll(fresh)
-}
-
-func syncDir(path string) error {
-	d, err := openDir(path)
-	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err := s.makeUpper(fresh, root); err != nil {
+		return err
+	}
+	for _, d := range []string{"work", "upper"} {
+		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(fresh, d), unix.AT_FDCWD, filepath.Join(dir, d), unix.RENAME_EXCHANGE)
+		if err != nil {
+			return fmt.Errorf("exchange %s: %w", d, err)
+		}
+	}
+	return syncDir(dir)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ type Mark struct {
 	layers  map[DiffID]bool
 	chains  map[ChainID]bool
 	objects map[tree.ObjectID]bool
-	trees   map[string]bool // records below stacks/
+	records map[string]bool // by name
 }
 
 // Blob keeps a manifest, a config, or a layer as received.
@@ -131,8 +130,26 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 	if r.Ingests, err = s.disk.CleanIngests(ctx); err != nil {
 		return err
 	}
-	r.Deleted, err = s.disk.Expire(ctx, s.now().Add(-o.Grace).Add(time.Second))
+	before, err := s.expiry(ctx, o.Grace)
+	if err != nil {
+		return err
+	}
+	r.Deleted, err = s.disk.Expire(ctx, before)
 	return err
+}
+
+// expiry is until when what was quarantined may be deleted. A live ingest may have found
+// present, and so not stored, what was swept after it began; its Publish brings that
+// back from quarantine, so it stays there.
+func (s *Store) expiry(ctx context.Context, grace time.Duration) (time.Time, error) {
+	before := s.now().Add(time.Second - grace)
+	infos, err := s.disk.Ingests(ctx)
+	for _, in := range infos {
+		if in.Live && in.Started.Before(before) {
+			before = in.Started
+		}
+	}
+	return before, err
 }
 
 func sweep(sw *disk.Sweep, found []candidate, m *Mark) error {
@@ -150,7 +167,7 @@ func sweep(sw *disk.Sweep, found []candidate, m *Mark) error {
 // mark finds everything that is reachable.
 func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
 	m := &Mark{blobs: map[digest.Digest]bool{}, layers: map[DiffID]bool{}, chains: map[ChainID]bool{},
-		objects: map[tree.ObjectID]bool{}, trees: map[string]bool{}}
+		objects: map[tree.ObjectID]bool{}, records: map[string]bool{}}
 	// Sessions come before names: a session is closed only after its names are there.
 	if err := s.markSessions(ctx, m); err != nil {
 		return nil, err
@@ -158,7 +175,10 @@ func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
 	if err := roots(ctx, m); err != nil {
 		return nil, err
 	}
-	err := s.Walk(ctx, func(r *Record) error {
+	damaged := func(_ string, err error) error {
+		return fmt.Errorf("what it needs is not known, so nothing can be swept; repair its record or remove it: %w", err)
+	}
+	err := s.walk(ctx, damaged, func(r *Record) error {
 		m.Stack(r.Layers)
 		if r.Image != "" {
 			m.Blob(digest.Digest(r.Image))
@@ -169,6 +189,9 @@ func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
 		return nil, err
 	}
 	for d := range m.layers {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if err := s.markObjects(ctx, d, m); err != nil {
 			return nil, err
 		}
@@ -190,11 +213,9 @@ func (s *Store) markSessions(ctx context.Context, m *Mark) error {
 		}
 		live = true
 		for _, rel := range in.Kept {
-			switch {
-			case strings.HasPrefix(rel, "layers/sha256/"):
-				m.layers[DiffID("sha256:"+strings.TrimPrefix(rel, "layers/sha256/"))] = true
-			case strings.HasPrefix(rel, "stacks/"):
-				m.trees[rel] = true
+			m.records[rel] = true
+			if hex, ok := strings.CutPrefix(rel, "layers/sha256/"); ok {
+				m.layers[DiffID("sha256:"+hex)] = true
 			}
 		}
 	}
@@ -242,11 +263,13 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 				return nil //nolint:nilerr // not one of ours
 			}
 			b, err := s.BlobOf(ctx, d)
-			if err != nil {
-				add(rel, size, &r.Layers, func(*Mark) bool { return false })
-				return nil
+			if err != nil && !errors.Is(err, fs.ErrInvalid) {
+				return ignoreMissing(err)
 			}
-			add(rel, size, &r.Layers, func(m *Mark) bool { return m.blobs[d] && m.layers[b.DiffID] })
+			damaged := err != nil
+			add(rel, size, &r.Layers, func(m *Mark) bool {
+				return !damaged && m.blobs[d] && m.layers[b.DiffID] || m.records[rel]
+			})
 		}
 		return nil
 	})
@@ -257,7 +280,7 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 		id, rest, _ := strings.Cut(filepath.Base(rel), ".")
 		c := ChainID("sha256:" + id)
 		current := strings.HasPrefix(rest, treeVersion+".") || strings.HasPrefix(rest, "delta."+treeVersion+".")
-		add(rel, size, &r.Trees, func(m *Mark) bool { return current && m.chains[c] || m.trees[rel] })
+		add(rel, size, &r.Trees, func(m *Mark) bool { return current && m.chains[c] || m.records[rel] })
 		return nil
 	})
 	if err != nil {
@@ -292,67 +315,4 @@ func blobOfRecord(rel string) (digest.Digest, error) {
 	alg, hex, _ := strings.Cut(strings.TrimPrefix(rel, "layers/blobs/"), "/")
 	d := digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)
 	return d, d.Validate()
-}
-
-// dropLeftovers removes directories of snapshots that have no record, of commands that
-// were killed, and sealed snapshots that nothing stands on.
-func (s *Store) dropLeftovers(ctx context.Context, dryRun bool, r *CollectReport) error {
-	err := s.walkNames(ctx, "snapshots", func(name string) error {
-		key, err := ParseKey(name)
-		if err != nil {
-			return nil //nolint:nilerr // not one of ours
-		}
-		_, err = s.readRecord(key)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil //nolint:nilerr // a damaged record is for fsck to report, and is kept
-		}
-		return s.dropLeftover(ctx, key, dryRun, r)
-	})
-	if err != nil {
-		return err
-	}
-	var sealed []Key
-	used := map[Key]bool{}
-	err = s.Walk(ctx, func(rec *Record) error {
-		if rec.Kind == Sealed {
-			sealed = append(sealed, rec.Key)
-		}
-		for _, k := range rec.Below {
-			used[k] = true
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range sealed {
-		if used[k] {
-			continue
-		}
-		r.Snapshots++
-		if dryRun {
-			continue
-		}
-		if err := s.dropUnusedSealed(ctx, []Key{k}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Store) dropLeftover(ctx context.Context, key Key, dryRun bool, r *CollectReport) error {
-	unlock, err := s.lockSnapshot(ctx, key)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	// Whoever was making it held the lock until now.
-	if _, err := s.readRecord(key); !errors.Is(err, fs.ErrNotExist) {
-		return nil //nolint:nilerr // see dropLeftovers
-	}
-	r.Snapshots++
-	if dryRun {
-		return nil
-	}
-	return os.RemoveAll(s.dir(key))
 }

@@ -76,3 +76,22 @@ func ParseKey(s string) (Key, error) {
 	}
 	return Key(s), nil
 }
+
+// NewKey returns an unused-looking name for a snapshot: word is a prefix that tells a
+// reader where it came from.
+func NewKey(word string, random [4]byte) Key {
+	word = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return -1
+	}, strings.ToLower(word))
+	if len(word) > 40 {
+		word = word[:40]
+	}
+	word = strings.Trim(word, "-_")
+	if word == "" {
+		word = "snapshot"
+	}
+	return Key(fmt.Sprintf("%s-%x", word, random))
+}

@@ -2,53 +2,13 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/layerfs/layerfs/tree"
-	"golang.org/x/sys/unix"
-)
-
-// Kind is what a snapshot may be used for, a closed set.
-type Kind string
-
-// The kinds of snapshot.
-const (
-	// Active is writable: it has an upper directory.
-	Active Kind = "active"
-	// View is read-only.
-	View Kind = "view"
-	// Sealed was active and is now a lower of others; it is mounted by none itself.
-	Sealed Kind = "sealed"
-)
-
-// Record describes a snapshot. It is kept as snapshots/<key>/snapshot.json.
-type Record struct {
-	Version int               `json:"version"`
-	Key     Key               `json:"key"`
-	Kind    Kind              `json:"kind"`
-	Layers  []DiffID          `json:"layers"`          // the stack, bottom first
-	Below   []Key             `json:"below,omitempty"` // sealed snapshots above the stack, bottom first
-	Image   string            `json:"image,omitempty"` // digest of the manifest it was made from
-	Ref     string            `json:"ref,omitempty"`   // the name by which that was given
-	Labels  map[string]string `json:"labels,omitempty"`
-	Created time.Time         `json:"created"`
-}
-
-const recordVersion = 1
-
-// Limits on a snapshot.
-const (
-	MaxLayers      = 1000    // in a stack
-	maxBelow       = 200     // sealed snapshots under one
-	maxRecordBytes = 1 << 20 // of snapshot.json
 )
 
 // Errors that callers tell apart.
@@ -110,109 +70,57 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 	}
 	rec := &Record{Version: recordVersion, Key: key, Kind: kind, Layers: o.Layers, Below: o.Below,
 		Image: o.Image, Ref: o.Ref, Labels: o.Labels, Created: s.now().UTC().Truncate(time.Millisecond)}
-	dir := s.dir(key)
-	// Without its record the directory is the leftover of a killed command.
-	if err := os.RemoveAll(dir); err != nil {
+	if _, err := encodeRecord(rec); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	root := o.root
+	if kind == Active && root == nil {
+		if root, err = s.rootInode(ctx, rec); err != nil {
+			return nil, err
+		}
+	}
+	// Without its record the directory is the leftover of a killed command.
+	if err := s.removeHome(key); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, s.removeHome(key))
 		}
 	}()
-	if kind == Active {
-		root := o.root
-		if root == nil {
-			if root, err = s.rootInode(ctx, rec); err != nil {
-				return nil, err
-			}
-		}
-		if err := s.makeUpper(dir, root); err != nil {
-			return nil, err
-		}
-	}
-	return rec, s.writeRecord(ctx, rec)
-}
-
-// makeUpper creates the empty upper and work directories of a snapshot. The root of
-// an overlay mount shows the metadata of the upper directory, so that begins as the
-// image's root directory.
-func (s *Store) makeUpper(dir string, root *tree.Inode) error {
-	for _, d := range []string{"upper", "work"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
-			return err
-		}
-	}
-	upper := filepath.Join(dir, "upper")
-	for _, x := range root.Xattrs {
-		// An image may have attributes that overlayfs would take for its own.
-		if err := unix.Lsetxattr(upper, s.opts.Namespace.Escape(x.Name), []byte(x.Value), 0); err != nil {
-			return fmt.Errorf("set %s of the root directory: %w", x.Name, err)
-		}
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(upper, &st); err != nil {
-		return err
-	}
-	if st.Uid != root.UID || st.Gid != root.GID {
-		if err := os.Lchown(upper, int(root.UID), int(root.GID)); err != nil {
-			return fmt.Errorf("set owner of the root directory: %w", err)
-		}
-	}
-	if err := unix.Chmod(upper, uint32(root.Mode)); err != nil {
-		return fmt.Errorf("set mode of the root directory: %w", err)
-	}
-	ts := unix.Timespec{Sec: root.MTime.Sec, Nsec: int64(root.MTime.Nsec)}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, upper, []unix.Timespec{ts, ts}, 0)
-}
-
-// rootInode returns the metadata of the root directory below a snapshot.
-func (s *Store) rootInode(ctx context.Context, rec *Record) (*tree.Inode, error) {
-	if len(rec.Layers) == 0 && len(rec.Below) == 0 {
-		return tree.Implied(), nil
-	}
-	u, err := s.openUnion(ctx, rec, false)
-	if err != nil {
+	if err := s.makeHome(key, root); err != nil {
 		return nil, err
 	}
-	ino, err := u.inode(u.root(0))
-	return ino, errors.Join(err, u.close())
+	return rec, s.nameNew(ctx, rec)
 }
 
-// Stat returns the record of a snapshot; an unknown one wraps fs.ErrNotExist.
-func (s *Store) Stat(_ context.Context, key Key) (*Record, error) {
-	rec, err := s.readRecord(key)
+// nameNew writes the record of a new snapshot, for which all else is there and durable.
+// No sweep runs from the look at what the snapshot needs until the record keeps it.
+func (s *Store) nameNew(ctx context.Context, rec *Record) (err error) {
+	unlock, err := s.disk.Share(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", key, err)
+		return err
 	}
-	return rec, nil
-}
-
-// Walk calls fn for every snapshot, sorted by key.
-func (s *Store) Walk(ctx context.Context, fn func(*Record) error) error {
-	entries, err := os.ReadDir(filepath.Join(s.disk.Root(), "snapshots"))
-	if err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
-	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		rec, err := s.readRecord(Key(e.Name()))
+	defer func() { err = errors.Join(err, unlock()) }()
+	for _, d := range rec.Layers {
+		_, _, err := s.disk.StatRecord(layerName(d))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile, or never finished
+			return fmt.Errorf("layer %s is not in the store; load or pull its image again: %w", d, fs.ErrNotExist)
 		}
 		if err != nil {
-			return fmt.Errorf("snapshot %s: %w", e.Name(), err)
-		}
-		if err := fn(rec); err != nil {
 			return err
 		}
 	}
-	return nil
+	for _, k := range rec.Below {
+		below, err := s.readRecord(k)
+		if err == nil && below.Kind != Sealed {
+			err = fmt.Errorf("it is %s, want sealed: %w", below.Kind, fs.ErrInvalid)
+		}
+		if err != nil {
+			return fmt.Errorf("stand on snapshot %s: %w", k, err)
+		}
+	}
+	return s.writeRecord(ctx, rec)
 }
 
 // SetLabels changes labels of a snapshot; an empty value removes one.
@@ -241,45 +149,70 @@ func (s *Store) SetLabels(ctx context.Context, key Key, labels map[string]string
 
 // Remove removes a snapshot and what was written to it. A mounted one wraps ErrInUse,
 // a sealed one that others stand on wraps ErrHasChildren. Sealed snapshots that
-// nothing stands on any more go with their last child.
+// nothing stands on any more go with their last child. A snapshot whose record is
+// damaged can be removed too.
 func (s *Store) Remove(ctx context.Context, key Key) error {
+	if _, err := ParseKey(string(key)); err != nil {
+		return err
+	}
 	unlock, err := s.lockSnapshot(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	rec, err := s.Stat(ctx, key)
+	damaged := errors.Is(err, fs.ErrInvalid)
+	if damaged {
+		rec, err = &Record{Key: key, Kind: Sealed}, nil // as it may have been
+	}
 	if err != nil {
 		return err
 	}
 	if err := s.mustBeIdle(key); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
-	if err := s.removeLocked(ctx, rec); err != nil {
+	if err := s.removeLocked(ctx, rec, damaged); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	return s.dropUnusedSealed(ctx, rec.Below)
 }
 
-func (s *Store) removeLocked(ctx context.Context, rec *Record) error {
+// removeLocked removes a snapshot that is idle. With guess, snapshots whose records are
+// damaged are taken to stand on no other: else two of them could not be removed.
+func (s *Store) removeLocked(ctx context.Context, rec *Record, guess bool) error {
+	if err := s.removeName(ctx, rec, guess); err != nil {
+		return err
+	}
+	return s.removeHome(rec.Key)
+}
+
+// removeName removes the record, which goes first: from then on the rest is a leftover
+// that gc may take.
+func (s *Store) removeName(ctx context.Context, rec *Record, guess bool) (err error) {
 	if rec.Kind == Sealed {
-		child, err := s.childOf(ctx, rec.Key)
+		// Nobody can come to stand on it between the look and the removal: see nameNew.
+		unlock, err := s.disk.Exclusive(ctx)
 		if err != nil {
 			return err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+		child, err := s.childOf(ctx, rec.Key, guess)
+		if err != nil {
+			return fmt.Errorf("look for snapshots that stand on it: %w", err)
 		}
 		if child != "" {
 			return fmt.Errorf("%s stands on it: %w", child, ErrHasChildren)
 		}
 	}
-	// The record goes first: from then on the rest is a leftover that gc may take.
-	if err := s.disk.RemoveRecord(ctx, recordName(rec.Key)); err != nil {
-		return err
-	}
-	return os.RemoveAll(s.dir(rec.Key))
+	return s.disk.RemoveRecord(ctx, recordName(rec.Key))
 }
 
-func (s *Store) childOf(ctx context.Context, key Key) (child Key, err error) {
-	err = s.Walk(ctx, func(r *Record) error {
+func (s *Store) childOf(ctx context.Context, key Key, guess bool) (child Key, err error) {
+	damaged := func(_ string, err error) error { return err }
+	if guess {
+		damaged = func(string, error) error { return nil }
+	}
+	err = s.walk(ctx, damaged, func(r *Record) error {
 		if slices.Contains(r.Below, key) {
 			child = r.Key
 			return fs.SkipAll
@@ -292,36 +225,47 @@ func (s *Store) childOf(ctx context.Context, key Key) (child Key, err error) {
 	return child, err
 }
 
-// dropUnusedSealed removes sealed snapshots, topmost first, that have no child.
+// dropUnusedSealed removes sealed snapshots, topmost first, that have no child. What
+// cannot be told to have none stays for gc.
 func (s *Store) dropUnusedSealed(ctx context.Context, keys []Key) error {
 	for _, k := range slices.Backward(keys) {
-		rec, err := s.Stat(ctx, k)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		rec, err := s.readRecord(k)
+		if err == nil {
+			err = s.removeLocked(ctx, rec, false)
 		}
-		if err != nil {
-			return err
-		}
-		err = s.removeLocked(ctx, rec)
-		if errors.Is(err, ErrHasChildren) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// Another process that removes a child was faster.
+		case errors.Is(err, ErrHasChildren):
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, fs.ErrInvalid):
+			s.log.Warn("sealed snapshot stays", "key", k, "error", err)
+			return nil
+		case err != nil:
 			return fmt.Errorf("remove sealed snapshot %s: %w", k, err)
 		}
 	}
 	return nil
 }
 
-func (s *Store) dir(key Key) string {
-	return filepath.Join(s.disk.Root(), "snapshots", string(key))
+// lockSnapshots locks one or more snapshots, which differ.
+func (s *Store) lockSnapshots(ctx context.Context, keys ...Key) (func(), error) {
+	var unlocks []func()
+	unlock := func() {
+		for _, u := range slices.Backward(unlocks) {
+			u()
+		}
+	}
+	for _, k := range slices.Sorted(slices.Values(keys)) {
+		u, err := s.lockSnapshot(ctx, k)
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		unlocks = append(unlocks, u)
+	}
+	return unlock, nil
 }
-
-// Upper returns the directory that holds what was written to an active or sealed
-// snapshot, in the format described in package unionfs.
-func (s *Store) Upper(key Key) string { return filepath.Join(s.dir(key), "upper") }
-
-func recordName(key Key) string { return "snapshots/" + string(key) + "/snapshot.json" }
 
 func (s *Store) lockSnapshot(ctx context.Context, key Key) (func(), error) {
 	unlock, err := s.disk.Lock(ctx, "snapshot-"+string(key))
@@ -333,91 +277,4 @@ func (s *Store) lockSnapshot(ctx context.Context, key Key) (func(), error) {
 			s.log.Warn("unlock snapshot", "key", key, "error", err)
 		}
 	}, nil
-}
-
-func (s *Store) readRecord(key Key) (*Record, error) {
-	if _, err := ParseKey(string(key)); err != nil {
-		return nil, err
-	}
-	data, err := s.disk.ReadRecord(recordName(key))
-	if err != nil {
-		return nil, err
-	}
-	rec, err := parseRecord(data)
-	if err != nil {
-		return nil, err
-	}
-	if rec.Key != key {
-		// A fork was cut after its exchange, see seal: this is what was sealed.
-		rec.Key, rec.Kind, rec.Labels = key, Sealed, nil
-	}
-	return rec, nil
-}
-
-// parseRecord reads and checks the JSON of a record.
-func parseRecord(data []byte) (*Record, error) {
-	if len(data) > maxRecordBytes {
-		return nil, fmt.Errorf("snapshot record of %d bytes, limit %d: %w", len(data), maxRecordBytes, fs.ErrInvalid)
-	}
-	var rec Record
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, fmt.Errorf("parse snapshot record: %v: %w", err, fs.ErrInvalid)
-	}
-	if rec.Version != recordVersion {
-		return nil, fmt.Errorf("snapshot record of version %d, this program knows %d: %w", rec.Version, recordVersion, errors.ErrUnsupported)
-	}
-	switch rec.Kind {
-	case Active, View, Sealed:
-	default:
-		return nil, fmt.Errorf("snapshot record of kind %q: %w", rec.Kind, fs.ErrInvalid)
-	}
-	if _, err := ParseKey(string(rec.Key)); err != nil {
-		return nil, err
-	}
-	if len(rec.Layers) > MaxLayers || len(rec.Below) > maxBelow {
-		return nil, fmt.Errorf("snapshot record with %d layers and %d below: %w", len(rec.Layers), len(rec.Below), fs.ErrInvalid)
-	}
-	for _, d := range rec.Layers {
-		if _, err := ParseDiffID(string(d)); err != nil {
-			return nil, err
-		}
-	}
-	for _, k := range rec.Below {
-		if _, err := ParseKey(string(k)); err != nil {
-			return nil, err
-		}
-	}
-	return &rec, nil
-}
-
-func (s *Store) writeRecord(ctx context.Context, rec *Record) error {
-	data, err := encodeRecord(rec)
-	if err != nil {
-		return err
-	}
-	return s.disk.WriteRecord(ctx, recordName(rec.Key), data)
-}
-
-func encodeRecord(rec *Record) ([]byte, error) {
-	data, err := json.MarshalIndent(rec, "", "  ")
-	return append(data, '\n'), err
-}
-
-// NewKey returns an unused-looking name for a snapshot: word is a prefix that tells a
-// reader where it came from.
-func NewKey(word string, random [4]byte) Key {
-	word = strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return -1
-	}, strings.ToLower(word))
-	if len(word) > 40 {
-		word = word[:40]
-	}
-	word = strings.Trim(word, "-_")
-	if word == "" {
-		word = "snapshot"
-	}
-	return Key(fmt.Sprintf("%s-%x", word, random))
 }

@@ -378,7 +378,7 @@ func TestCollectKeepsWhatIsReachable(t *testing.T) {
 	e.ok(e.sess.Close())
 	_, err := e.snaps.View(e.ctx, "view", snapshot.PrepareOptions{Layers: []snapshot.DiffID{kept}})
 	e.ok(err)
-	noRoots := func(context.Context, *snapshot.Mark) error { return nil }
+
 	dry, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{DryRun: true})
 	e.ok(err)
 	if dry.Layers.Count != 1 || dry.Objects.Count != 1 {
@@ -410,7 +410,7 @@ func TestCollectKeepsWhatIsReachable(t *testing.T) {
 func TestSessionKeepsLayers(t *testing.T) {
 	e := newEnv(t)
 	d := e.layer(baseEntries()...)
-	noRoots := func(context.Context, *snapshot.Mark) error { return nil }
+
 	_, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{})
 	e.ok(err)
 	if _, err := e.snaps.StatLayer(e.ctx, d); err != nil {

@@ -16,8 +16,10 @@
 // Mounting is not done here: [Store.Mounts] says what to give to a union file system.
 //
 // Locks, in the order in which they are taken: a snapshot's, a layer's or blob's, a
-// stack's, then the store's own (see package disk). Never two of one kind, except that
-// Fork holds the source's and then the new snapshot's.
+// stack's, then the store's own (see package disk). Of one kind, several are taken like
+// this: Fork holds the source's and the new snapshot's, in the order of their names, and
+// then that of the sealed one, which nobody else knows yet; and who makes the tree of a
+// stack may have to make those of the stacks that it stands on, top down.
 package snapshot
 
 import (

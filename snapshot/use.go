@@ -40,7 +40,8 @@ func (s *Store) MountPoints(key Key) ([]string, error) {
 }
 
 // Use marks a snapshot as being in use until the returned file is closed or the process
-// that holds it ends. It is for mounts that other mount namespaces cannot see.
+// that holds it ends. It is for mounts that other mount namespaces cannot see. The
+// caller holds a Claim: who looks whether a snapshot is idle would else be in the way.
 func (s *Store) Use(key Key) (*os.File, error) {
 	f, err := os.OpenFile(s.usePath(key), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -54,14 +55,19 @@ func (s *Store) Use(key Key) (*os.File, error) {
 
 func (s *Store) usePath(key Key) string { return filepath.Join(s.dir(key), "use") }
 
-// mustBeIdle wraps ErrInUse when a snapshot is mounted here or marked as in use.
+// mustBeIdle wraps ErrInUse when a snapshot is mounted here or marked as in use, or
+// anything else is mounted in its directory.
 func (s *Store) mustBeIdle(key Key) error {
-	at, err := s.MountPoints(key)
+	source, inside := s.Source(key), mountinfo.PrefixFilter(s.dir(key))
+	at, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		other, _ := inside(i)
+		return i.Source != source && other, false
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("read mounts: %w", err)
 	}
 	if len(at) > 0 {
-		return fmt.Errorf("at %s: %w", at[0], ErrInUse)
+		return fmt.Errorf("at %s: %w", at[0].Mountpoint, ErrInUse)
 	}
 	// The file is not made here: this must work on a full disk.
 	f, err := os.Open(s.usePath(key))

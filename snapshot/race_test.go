@@ -1,0 +1,163 @@
+package snapshot_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/layerfs/layerfs/internal/testenv"
+	"github.com/layerfs/layerfs/snapshot"
+)
+
+func noRoots(context.Context, *snapshot.Mark) error { return nil }
+
+// A snapshot is not named for layers that a collector has taken, nor while it sweeps.
+func TestPrepareNeedsItsLayers(t *testing.T) {
+	e := newEnv(t)
+	d := e.layer(baseEntries()...)
+	unknown := snapshot.DiffID("sha256:" + strings.Repeat("0", 64))
+	o := snapshot.PrepareOptions{Layers: []snapshot.DiffID{d, unknown}}
+	if _, err := e.snaps.View(e.ctx, "view", o); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("view of a layer that is not there: %v, want ErrNotExist", err)
+	}
+	unlock, err := e.disk.Exclusive(e.ctx)
+	e.ok(err)
+	ctx, cancel := context.WithTimeout(e.ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := e.snaps.View(ctx, "view", snapshot.PrepareOptions{Layers: []snapshot.DiffID{d}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("view during a sweep: %v, want it to wait", err)
+	}
+	e.ok(unlock())
+	if _, err := e.snaps.Stat(e.ctx, "view"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after failures: %v, want ErrNotExist", err)
+	}
+}
+
+// Trees of layers that have no name yet are collected under the hands of who makes them.
+func TestStackBesideCollect(t *testing.T) {
+	e := newEnv(t)
+	d := e.layer(entry{name: "a", data: "x"})
+	ctx, cancel := context.WithCancel(e.ctx)
+	done := make(chan error)
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{}); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range 40 {
+		r, err := e.snaps.OpenStack(e.ctx, []snapshot.DiffID{d})
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		e.ok(r.Close())
+	}
+	cancel()
+	e.ok(<-done)
+}
+
+// An import that found an object present ends well although a collector takes it.
+func TestCollectSparesWhatAnImportFound(t *testing.T) {
+	e := newEnv(t)
+	e.layer(baseEntries()...)
+	e.ok(e.sess.Close())
+	data := tarOf(t, append(baseEntries(), entry{name: "z", data: big + "z"}))
+	found := &pausing{Reader: bytes.NewReader(data), at: len(data) - 2000, pause: func() {
+		_, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{})
+		e.ok(err)
+	}}
+	sess, err := e.snaps.Begin(e.ctx)
+	e.ok(err)
+	_, _, err = e.snaps.ImportLayer(e.ctx, sess, found, snapshot.LayerExpect{BlobSize: -1})
+	e.ok(err)
+	report, err := e.snaps.Check(e.ctx, snapshot.CheckOptions{})
+	e.ok(err)
+	if len(report.Faults) > 0 {
+		t.Errorf("fsck: %+v", report.Faults)
+	}
+	e.ok(sess.Close())
+}
+
+// pausing calls pause once, before the byte at is read.
+type pausing struct {
+	*bytes.Reader
+	at    int
+	pause func()
+}
+
+func (p *pausing) Read(b []byte) (int, error) {
+	read := int(p.Size()) - p.Len()
+	if p.pause != nil && read >= p.at {
+		p.pause()
+		p.pause = nil
+	}
+	if p.pause != nil {
+		b = b[:min(len(b), p.at-read)]
+	}
+	return p.Reader.Read(b)
+}
+
+// One damaged record keeps nobody from the other snapshots, stops the collector, and can
+// be removed.
+func TestDamagedRecord(t *testing.T) {
+	testenv.Root(t)
+	e := newEnv(t)
+	for _, k := range []snapshot.Key{"a", "bad", "c"} {
+		_, err := e.snaps.Prepare(e.ctx, k, snapshot.PrepareOptions{})
+		e.ok(err)
+	}
+	record := filepath.Join(filepath.Dir(e.snaps.Upper("bad")), "snapshot.json")
+	e.ok(os.WriteFile(record, []byte("{"), 0o600))
+	e.ok(os.WriteFile(filepath.Join(e.disk.Root(), "snapshots", "a stray file"), nil, 0o600))
+	var keys []string
+	e.ok(e.snaps.Walk(e.ctx, func(r *snapshot.Record) error { keys = append(keys, string(r.Key)); return nil }))
+	if strings.Join(keys, " ") != "a c" {
+		t.Errorf("snapshots %q, want a and c", keys)
+	}
+	if _, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{}); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "snapshot bad") {
+		t.Errorf("collect: %v, want a refusal that names the snapshot", err)
+	}
+	if _, err := e.snaps.Prepare(e.ctx, "bad", snapshot.PrepareOptions{}); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("prepare over a damaged record: %v, want ErrInvalid", err)
+	}
+	e.ok(e.snaps.Remove(e.ctx, "bad"))
+	_, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{})
+	e.ok(err)
+}
+
+// A record that could not be read again is not written.
+func TestRecordTooLarge(t *testing.T) {
+	e := newEnv(t)
+	_, err := e.snaps.View(e.ctx, "view", snapshot.PrepareOptions{})
+	e.ok(err)
+	if _, err := e.snaps.SetLabels(e.ctx, "view", map[string]string{"x": strings.Repeat("y", 1<<20)}); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("labels of a megabyte: %v, want ErrInvalid", err)
+	}
+	if _, err := e.snaps.Stat(e.ctx, "view"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A damaged recipe is replaced by importing its layer again.
+func TestImportRepairsRecipe(t *testing.T) {
+	e := newEnv(t)
+	d := e.layer(baseEntries()...)
+	name := filepath.Join(e.disk.Root(), "layers/sha256", strings.TrimPrefix(d.String(), "sha256:"))
+	e.ok(os.Chmod(name, 0o600))
+	e.ok(os.Truncate(name, 100))
+	_, _, err := e.snaps.ImportLayer(e.ctx, e.sess, bytes.NewReader(tarOf(t, baseEntries())), snapshot.LayerExpect{DiffID: d, BlobSize: -1})
+	e.ok(err)
+	if _, err := e.snaps.StatLayer(e.ctx, d); err != nil {
+		t.Error(err)
+	}
+}
