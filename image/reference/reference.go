@@ -91,6 +91,10 @@ func (r Reference) FamiliarRepository() string {
 	if rest, ok := strings.CutPrefix(r.path, officialPrefix); ok && !strings.Contains(rest, "/") {
 		return rest
 	}
+	// Of a path like docker.io/a.b/c, the first component would be taken for a registry.
+	if domain, path := splitDomain(r.path); domain != r.domain || path != r.path {
+		return r.Repository()
+	}
 	return r.path
 }
 
