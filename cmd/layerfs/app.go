@@ -129,6 +129,8 @@ on the result. It needs no daemon.`,
 		cmd.CompletionOptions.DisableDefaultCmd = true
 		return cmd
 	}
+	cmd.InitDefaultHelpFlag()
+	cmd.InitDefaultVersionFlag()
 	cmd.SetHelpCommand(newHelpCmd(cmd))
 	cmd.InitDefaultCompletionCmd()
 	for _, c := range cmd.Commands() {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/layerfs/layerfs/image"
@@ -151,6 +150,6 @@ func (a *app) runExport(ctx context.Context, word, output string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, out.finish(err)) }()
+	defer func() { err = out.finish(err) }()
 	return r.WriteTar(ctx, out, a.exportOptions())
 }

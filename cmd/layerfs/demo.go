@@ -62,8 +62,8 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.app.stdout, format+"\n", args...) }
 
 // layerfs runs one command as a user would type it, shows it with its output and the
-// time it took, and returns what it printed.
-func (d *demo) layerfs(ctx context.Context, args ...string) (string, error) {
+// time it took.
+func (d *demo) layerfs(ctx context.Context, args ...string) error {
 	d.say("\n$ layerfs %s", strings.Join(args, " "))
 	var out bytes.Buffer
 	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: d.app.stderr, root: d.path("store"), verbose: d.app.verbose}
@@ -73,7 +73,7 @@ func (d *demo) layerfs(ctx context.Context, args ...string) (string, error) {
 	err := errors.Join(cmd.ExecuteContext(ctx), a.close())
 	took := time.Since(start)
 	if err != nil {
-		return "", fmt.Errorf("layerfs %s: %w", args[0], err)
+		return fmt.Errorf("layerfs %s: %w", args[0], err)
 	}
 	lines := strings.SplitAfter(out.String(), "\n")
 	const most = 12
@@ -87,7 +87,7 @@ func (d *demo) layerfs(ctx context.Context, args ...string) (string, error) {
 		}
 	}
 	d.say("  [%s]", took.Round(10*time.Microsecond))
-	return strings.TrimSpace(out.String()), nil
+	return nil
 }
 
 func (d *demo) walk(ctx context.Context) error {
@@ -103,7 +103,7 @@ func (d *demo) walk(ctx context.Context) error {
 	}
 	d.say("\nMade a root file system of this machine's shell and tools with their libraries: %d files, %s [%s]",
 		len(files), size(n), time.Since(start).Round(time.Millisecond))
-	do := func(args ...string) error { _, err := d.layerfs(ctx, args...); return err }
+	do := func(args ...string) error { return d.layerfs(ctx, args...) }
 	if err := errors.Join(
 		do("import", "--change", `CMD ["/bin/sh"]`, "--change", "ENV PATH=/usr/bin:/bin", d.path("rootfs.tar"), "demo:v1"),
 		do("save", "-o", d.path("demo.tar"), "--format", "docker", "demo:v1"),
@@ -128,7 +128,7 @@ func (d *demo) walk(ctx context.Context) error {
 
 // mounted is the part of the walk that mounts.
 func (d *demo) mounted(ctx context.Context) (err error) {
-	do := func(args ...string) error { _, err := d.layerfs(ctx, args...); return err }
+	do := func(args ...string) error { return d.layerfs(ctx, args...) }
 	mnt := d.path("mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {
 		return err
@@ -139,8 +139,7 @@ func (d *demo) mounted(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_, uerr := d.layerfs(context.WithoutCancel(ctx), "umount", "--force", "work")
-			err = errors.Join(err, uerr)
+			err = errors.Join(err, d.layerfs(context.WithoutCancel(ctx), "umount", "--force", "work"))
 		}
 	}()
 	d.say("\nChange it: write a file, change a mode, remove a tool, rename a directory.")

@@ -57,6 +57,9 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 			return nil, err
 		}
 		if rec == nil {
+			if _, err := a.image(ctx, args[0]); err == nil {
+				return nil, usageError{fmt.Errorf("%s is an image; give what to compare it with", args[0])}
+			}
 			_, err := a.statSnapshot(ctx, args[0])
 			return nil, fmt.Errorf("%w; to compare two images, give both", err)
 		}
@@ -71,7 +74,7 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 		if rec != nil {
 			return a.treeChanges(ctx, args)
 		}
-		img, err := a.imageOr(ctx, word, "snapshot")
+		img, err := a.imageIfNoSnapshot(ctx, word)
 		if err != nil {
 			return nil, err
 		}

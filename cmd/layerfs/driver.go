@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/layerfs/layerfs/snapshot"
@@ -92,10 +91,4 @@ func (a *app) unmount(ctx context.Context, target string, force bool) error {
 		}
 	}
 	return fmt.Errorf("unmount %s: %w", target, errors.ErrUnsupported)
-}
-
-// isDir reports whether a name given by a user is a directory rather than a snapshot.
-func isDir(name string) bool {
-	st, err := os.Stat(name)
-	return err == nil && st.IsDir() && strings.ContainsRune(name, '/')
 }

@@ -54,7 +54,7 @@ var exitCodes = []exitClass{
 	{2, "wrong usage", func(err error) bool { var u usageError; return errors.As(err, &u) }},
 	{codeDamaged, "content does not match its digest, or the store is damaged", is(cas.ErrCorrupt)},
 	{codeInUse, "in use, or others depend on it", func(err error) bool {
-		return errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrHasChildren)
+		return errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrHasChildren) || errors.Is(err, unix.EBUSY)
 	}},
 	{3, "not found", is(fs.ErrNotExist)},
 	{4, "exists already", is(fs.ErrExist)},

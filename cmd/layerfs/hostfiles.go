@@ -69,7 +69,7 @@ func addLibraries(out map[string]string, path string, depth int) (err error) {
 	}
 	libs, err := f.ImportedLibraries()
 	if err != nil {
-		return nil //nolint:nilerr // a static program has no dynamic section
+		return nil // a static program has no dynamic section
 	}
 	runpath, err := f.DynString(elf.DT_RUNPATH)
 	if err != nil {

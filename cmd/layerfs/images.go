@@ -296,7 +296,7 @@ func (a *app) inspect(ctx context.Context, word string) (any, error) {
 	if rec != nil || err != nil {
 		return rec, err
 	}
-	img, err := a.imageOr(ctx, word, "snapshot")
+	img, err := a.imageIfNoSnapshot(ctx, word)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func newPatientReader(ctx context.Context, f *os.File, owned bool) (*patientRead
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { w.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	return &patientReader{f: f, owned: owned, woken: r, done: ctx.Err, stop: stop, wake: w.Close}, nil
 }
 

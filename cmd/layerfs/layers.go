@@ -130,11 +130,11 @@ func hint(err error, todo string) error {
 	return err
 }
 
-// imageOr finds an image by a word that was found to be no other thing, and says so.
-func (a *app) imageOr(ctx context.Context, word, other string) (*resolved, error) {
+// imageIfNoSnapshot finds an image by a word that no snapshot has.
+func (a *app) imageIfNoSnapshot(ctx context.Context, word string) (*resolved, error) {
 	img, err := a.image(ctx, word)
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, cas.ErrCorrupt) {
-		return nil, fmt.Errorf("no image and no %s of that name: %w", other, err)
+		return nil, fmt.Errorf("no snapshot of that name: %w", err)
 	}
 	return img, err
 }
@@ -205,7 +205,7 @@ func (a *app) reader(ctx context.Context, word string) (*snapshot.Reader, error)
 	if rec != nil {
 		return a.snaps.OpenSnapshot(ctx, rec.Key)
 	}
-	img, err := a.imageOr(ctx, word, "snapshot")
+	img, err := a.imageIfNoSnapshot(ctx, word)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layerfs/layerfs/cas"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/layerfs/layerfs/tree"
 	"github.com/spf13/cobra"
@@ -206,11 +207,17 @@ func (a *app) cat(ctx context.Context, r *snapshot.Reader, name string) (err err
 	if err != nil {
 		return err
 	}
-	c, _, err := r.Open(ctx, p)
+	c, ino, err := r.Open(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer join(&err, c.Close)
-	_, err = io.Copy(a.stdout, c)
-	return err
+	var content io.Reader = c
+	if !ino.Object.IsZero() {
+		content = cas.NewVerifiedReader(c, cas.Expect{Digest: ino.Object.Digest(), Size: ino.Size})
+	}
+	if _, err = io.Copy(a.stdout, content); err != nil {
+		return fmt.Errorf("%s: %w", p.Abs(), err)
+	}
+	return nil
 }

@@ -54,7 +54,7 @@ func printError(w io.Writer, err error) {
 
 // split takes apart what errors.Join joined.
 func split(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what a wrapped join says belongs together
+	joined, ok := err.(interface{ Unwrap() []error }) // what a wrapped join says belongs together
 	if !ok {
 		return []error{err}
 	}

@@ -111,7 +111,7 @@ func (a *app) snapshotFor(ctx context.Context, s *snapshot.Store, o mountOptions
 			return rec, false, err
 		}
 	}
-	img, err := a.imageOr(ctx, name, "snapshot")
+	img, err := a.imageIfNoSnapshot(ctx, name)
 	if err != nil {
 		return nil, false, err
 	}
@@ -188,7 +188,7 @@ func (a *app) mountedAt(ctx context.Context, s *snapshot.Store, name string) (sn
 		if _, err := s.Stat(ctx, key); err == nil {
 			at, err := s.MountPoints(key)
 			return key, at, err
-		} else if !errors.Is(err, fs.ErrNotExist) || !isDir(name) {
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return "", nil, err
 		}
 	}

@@ -48,35 +48,27 @@ func (a *app) outputFile(name string) (*outFile, error) {
 	return &outFile{Writer: bufio.NewWriterSize(f, 1<<20), f: f, name: name}, nil
 }
 
-// finish ends the file: with failed nil it takes its name, else it is removed.
-func (o *outFile) finish(failed error) error {
-	err := failed
+// finish ends the file after err, the outcome of writing to it: without one it takes its
+// name, else it is removed. It returns err with what went wrong here.
+func (o *outFile) finish(err error) error {
 	if err == nil {
 		err = o.Flush()
 	}
 	if o.f == nil {
-		return onlyNew(failed, err)
+		return err
 	}
 	if err == nil && o.name != "" {
 		err = errors.Join(o.f.Chmod(0o644), o.f.Sync())
 	}
 	err = errors.Join(err, o.f.Close())
 	if o.name == "" {
-		return onlyNew(failed, err)
+		return err
 	}
 	if err == nil {
 		err = os.Rename(o.f.Name(), o.name)
 	}
 	if err != nil {
 		err = errors.Join(err, os.Remove(o.f.Name()))
-	}
-	return onlyNew(failed, err)
-}
-
-// onlyNew leaves out an error that the caller has already.
-func onlyNew(failed, err error) error {
-	if failed != nil {
-		return nil
 	}
 	return err
 }

@@ -94,7 +94,7 @@ func (a *app) runSave(ctx context.Context, o saveOptions, words []string) (err e
 			return oerr
 		}
 		saved, err = archive.Save(ctx, store, layers, out, items, opts)
-		err = errors.Join(err, out.finish(err))
+		err = out.finish(err)
 	case strings.HasSuffix(o.output, "/") || isDirectory(o.output):
 		saved, err = archive.SaveDir(ctx, store, layers, o.output, items, opts)
 	default:

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// TestScript runs testdata/script, one script per command. The program under test is
+// this test program, entered where main is entered. Beyond what testscript has,
+// scripts know
+//
+//	code N PROGRAM ARG...    run it, and want the exit code N
+//	mktar FILE ENTRY...      write a tar, see mktar
+//	flip GLOB                turn a bit in each file that matches
+//	[root]                   whether this is root, which mounting needs
+func TestScript(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(bin, "layerfs")); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                filepath.Join("testdata", "script"),
+		WorkdirRoot:        place(t),
+		RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			e.Setenv(asProgram, "1")
+			e.Setenv("LAYERFS_ROOT", filepath.Join(e.WorkDir, "store"))
+			e.Setenv("SOURCE_DATE_EPOCH", "")
+			e.Defer(func() {
+				for _, dir := range mountsBelow(t, e.WorkDir) {
+					t.Errorf("the script left a mount on %s", dir)
+					if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":  scriptCode,
+			"mktar": scriptTar,
+			"flip":  scriptFlip,
+		},
+	})
+}
+
+func mountsBelow(t testing.TB, dir string) []string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			out = append(out, f[4])
+		}
+	}
+	return out
+}
+
+func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if code != want {
+		ts.Fatalf("%s ended with code %d, want %d", strings.Join(args[1:], " "), code, want)
+	}
+}
+
+// scriptTar writes a tar of entries NAME/ (a directory), NAME=CONTENT and NAME->TARGET,
+// in which \n, \xff and so on are as in Go.
+func scriptTar(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: mktar FILE ENTRY...")
+	}
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	w := tar.NewWriter(f)
+	for _, entry := range args[1:] {
+		entry, err := strconv.Unquote(`"` + entry + `"`)
+		ts.Check(err)
+		h := &tar.Header{Mode: 0o755, ModTime: time.Unix(1_600_000_000, 0), Format: tar.FormatPAX}
+		var content string
+		if i := strings.LastIndex(entry, "->"); i >= 0 {
+			h.Typeflag, h.Name, h.Linkname = tar.TypeSymlink, entry[:i], entry[i+2:]
+		} else if name, text, ok := strings.Cut(entry, "="); ok {
+			h.Typeflag, h.Name, h.Size, h.Mode = tar.TypeReg, name, int64(len(text)), 0o644
+			content = text
+		} else {
+			h.Typeflag, h.Name = tar.TypeDir, entry
+		}
+		ts.Check(w.WriteHeader(h))
+		_, err = w.Write([]byte(content))
+		ts.Check(err)
+	}
+	ts.Check(w.Close())
+	ts.Check(f.Close())
+}
+
+func scriptFlip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flip GLOB")
+	}
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(names) == 0 {
+		ts.Fatalf("no file matches %s", args[0])
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		ts.Check(err)
+		data[len(data)/2] ^= 1
+		ts.Check(os.Chmod(name, 0o600))
+		ts.Check(os.WriteFile(name, data, 0o600))
+	}
+}
