@@ -21,7 +21,7 @@ type ChainID digest.Digest
 func ParseDiffID(s string) (DiffID, error) {
 	d, err := digest.Parse(s)
 	if err != nil {
-		return "", fmt.Errorf("parse diff id %q: %v: %w", s, err, fs.ErrInvalid)
+		return "", fmt.Errorf("parse diff id %q: %w: %w", s, err, fs.ErrInvalid)
 	}
 	if d.Algorithm() != digest.SHA256 {
 		return "", fmt.Errorf("parse diff id %q: algorithm %s, only sha256 is supported: %w", s, d.Algorithm(), fs.ErrInvalid)

@@ -301,7 +301,7 @@ func (s *Store) WriteTar(ctx context.Context, d DiffID, w io.Writer) error {
 // fs.ErrNotExist.
 func (s *Store) BlobOf(_ context.Context, d digest.Digest) (Blob, error) {
 	if err := d.Validate(); err != nil {
-		return Blob{}, fmt.Errorf("blob digest %q: %v: %w", d, err, fs.ErrInvalid)
+		return Blob{}, fmt.Errorf("blob digest %q: %w: %w", d, err, fs.ErrInvalid)
 	}
 	data, err := s.disk.ReadRecord(blobName(d))
 	if err != nil {
@@ -313,7 +313,7 @@ func (s *Store) BlobOf(_ context.Context, d digest.Digest) (Blob, error) {
 func parseBlob(d digest.Digest, data []byte) (Blob, error) {
 	var b Blob
 	if err := json.Unmarshal(data, &b); err != nil {
-		return b, fmt.Errorf("parse record of blob %s: %v: %w", d, err, fs.ErrInvalid)
+		return b, fmt.Errorf("parse record of blob %s: %w: %w", d, err, fs.ErrInvalid)
 	}
 	if _, err := ParseDiffID(string(b.DiffID)); err != nil || b.Digest != d || b.Size < 0 {
 		return b, fmt.Errorf("record of blob %s is damaged: %w", d, cas.ErrCorrupt)

@@ -165,10 +165,8 @@ func (u *union) redirected(src int, siblings found, redirect string, redirects i
 	return u.childN(siblings, redirect, redirects)
 }
 
-// lookup finds p in the sources from index from downwards, following no symbolic
+// lookupN finds p in the sources from index from downwards, following no symbolic
 // links. A missing path is a found that does not exist, not an error.
-func (u *union) lookup(from int, p tree.Path) (found, error) { return u.lookupN(from, p, 0) }
-
 func (u *union) lookupN(from int, p tree.Path, redirects int) (found, error) {
 	f := u.root(from)
 	for p != "" {

@@ -161,3 +161,37 @@ func TestImportRepairsRecipe(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A delta that differs from what its layers give is found, and a sound one is not.
+func TestCheckComparesDeltas(t *testing.T) {
+	e := newEnv(t)
+	base := e.layer(baseEntries()...)
+	stacks := [2][]snapshot.DiffID{
+		{base, e.layer(entry{name: "tree/.wh.b"}, entry{name: "tree/a/small", data: "changed"})},
+		{base, e.layer(entry{name: "usr/lib/.wh..wh..opq"}, entry{name: "usr/lib/so", data: "other"})},
+	}
+	_, err := e.snaps.Stack(e.ctx, stacks[0][:1], snapshot.StackOptions{})
+	e.ok(err)
+	var deltas []string
+	for i, layers := range stacks {
+		st, err := e.snaps.Stack(e.ctx, layers, snapshot.StackOptions{AnyDepth: true})
+		e.ok(err)
+		if len(st.Trees) != 2 {
+			t.Fatalf("%d trees, want a delta on a merged one", len(st.Trees))
+		}
+		deltas = append(deltas, st.Trees[0])
+		_, err = e.snaps.View(e.ctx, snapshot.Key("view"+string(rune('0'+i))), snapshot.PrepareOptions{Layers: layers})
+		e.ok(err)
+	}
+	report, err := e.snaps.Check(e.ctx, snapshot.CheckOptions{})
+	e.ok(err)
+	if len(report.Faults) > 0 {
+		t.Fatalf("faults of sound deltas: %+v", report.Faults)
+	}
+	e.ok(os.Rename(deltas[1], deltas[0])) // sound by itself
+	report, err = e.snaps.Check(e.ctx, snapshot.CheckOptions{})
+	e.ok(err)
+	if len(report.Faults) != 1 || report.Faults[0].Kind != "tree" {
+		t.Errorf("faults: %+v, want one tree", report.Faults)
+	}
+}

@@ -129,7 +129,7 @@ func parseRecord(data []byte) (*Record, error) {
 	}
 	var rec Record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, fmt.Errorf("parse snapshot record: %v: %w", err, fs.ErrInvalid)
+		return nil, fmt.Errorf("parse snapshot record: %w: %w", err, fs.ErrInvalid)
 	}
 	if rec.Version != recordVersion {
 		return nil, fmt.Errorf("snapshot record of version %d, this program knows %d: %w", rec.Version, recordVersion, errors.ErrUnsupported)

@@ -151,7 +151,7 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 	}
 	im, err := erofs.Open(filepath.Join(s.disk.Root(), treeName(chain[merged])))
 	if err != nil {
-		return 0, nil // damaged: merging replaces it
+		return 0, nil //nolint:nilerr // damaged: merging replaces it
 	}
 	inodes := im.Inodes()
 	if err := im.Close(); err != nil {

@@ -24,9 +24,12 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -117,4 +120,33 @@ func (s *Store) once(ctx context.Context, name string, have func() (bool, error)
 		return err
 	}
 	return do()
+}
+
+// walkLayers visits the layers of the store.
+func (s *Store) walkLayers(ctx context.Context, fn func(DiffID) error) error {
+	return s.walkNames(ctx, "layers/sha256", func(name string) error {
+		d, err := ParseDiffID("sha256:" + name)
+		if err != nil {
+			return nil //nolint:nilerr // not a layer: some other program's file
+		}
+		return fn(d)
+	})
+}
+
+// walkNames visits the names in a directory of the store, sorted; one that is not there
+// has none.
+func (s *Store) walkNames(ctx context.Context, dir string, fn func(string) error) error {
+	entries, err := os.ReadDir(filepath.Join(s.disk.Root(), dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

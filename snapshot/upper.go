@@ -141,7 +141,7 @@ func (r *upperReader) readNode(dirfd int, name string) (n *upperNode, sub int, e
 		return n, sub, err
 	}
 	if st.Nlink > 1 {
-		id := [2]uint64{uint64(st.Dev), st.Ino}
+		id := [2]uint64{st.Dev, st.Ino}
 		if ino, ok := r.inodes[id]; ok {
 			n.inode = ino
 		} else {

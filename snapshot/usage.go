@@ -57,7 +57,7 @@ func (u *Usage) add(ctx context.Context, fd, depth int, linked map[[2]uint64]boo
 		}
 		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 		if st.Nlink > 1 && !isDir {
-			id := [2]uint64{uint64(st.Dev), st.Ino}
+			id := [2]uint64{st.Dev, st.Ino}
 			if linked[id] {
 				continue
 			}
