@@ -12,11 +12,14 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -202,6 +205,78 @@ func wantEqual[T any](t testing.TB, what string, got, want T) {
 	if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
 		t.Errorf("%s:\n got %s\nwant %s", what, g, w)
 	}
+}
+
+// newArchive writes a docker archive of layers, plain tars, and returns its path.
+func newArchive(t testing.TB, name string, layers ...io.ReadSeeker) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "made.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = writeArchive(f, name, layers)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func writeArchive(f io.Writer, name string, layers []io.ReadSeeker) error {
+	w := tar.NewWriter(f)
+	var members []string
+	var ids []digest.Digest
+	for i, l := range layers {
+		h := sha256.New()
+		size, err := io.Copy(h, l)
+		if err != nil {
+			return err
+		}
+		if _, err := l.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		members = append(members, fmt.Sprintf("%d.tar", i))
+		ids = append(ids, digest.NewDigest(digest.SHA256, h))
+		if err := w.WriteHeader(&tar.Header{Name: members[i], Mode: 0o644, Size: size}); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, l); err != nil {
+			return err
+		}
+	}
+	config := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: ids}}
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Labels = map[string]string{ocispec.AnnotationTitle: path.Base(strings.TrimSuffix(name, ":latest"))}
+	put := func(name string, doc any) error {
+		data, err := json.Marshal(doc)
+		if err != nil {
+			return err
+		}
+		err = w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))})
+		if err == nil {
+			_, err = w.Write(data)
+		}
+		return err
+	}
+	return errors.Join(
+		put("config.json", config),
+		put("manifest.json", []any{map[string]any{"Config": "config.json", "RepoTags": []string{name}, "Layers": members}}),
+		w.Close())
+}
+
+// fileLayers opens plain tars.
+func fileLayers(t testing.TB, names ...string) []io.ReadSeeker {
+	t.Helper()
+	var layers []io.ReadSeeker
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() }) // only read
+		layers = append(layers, f)
+	}
+	return layers
 }
 
 // layerOf makes a plain tar.

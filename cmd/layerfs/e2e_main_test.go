@@ -55,6 +55,24 @@ func place(t testing.TB) string {
 	return dir
 }
 
+// shortPlace is a place for sockets and for programs that limit the length of paths.
+func shortPlace(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	places.Lock()
+	defer places.Unlock()
+	places.dirs = append(places.dirs, dir)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // leftovers lists mounts below the places of tests, loop devices of files there, and
 // processes that run there or were told of them.
 func leftovers() []string {
