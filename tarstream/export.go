@@ -48,7 +48,7 @@ func WriteTree(ctx context.Context, w io.Writer, root *tree.Node, src cas.Object
 }
 
 type exporter struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // lives for one call of WriteTree
 	w       io.Writer
 	src     cas.ObjectSource
 	buf     []byte

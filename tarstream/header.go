@@ -94,7 +94,7 @@ func (b block) fullName(f format) string {
 func isZero(p []byte) bool { return bytes.Equal(p, zeroBlock[:len(p)]) }
 
 // zeroBlock is only read.
-var zeroBlock [blockSize]byte
+var zeroBlock [blockSize]byte //nolint:gochecknoglobals // an array cannot be a constant
 
 // verify checks the header's checksum, which some old archivers computed with signed
 // bytes.

@@ -25,7 +25,7 @@ const (
 // its goroutines then only drain what they are given, so that the producer, which
 // looks at err now and then, is never stuck.
 type pipeline struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // lives for one call of Import or Pack
 	cancel context.CancelCauseFunc
 	sink   cas.ObjectSink
 	pool   *slabPool

@@ -18,7 +18,7 @@ func KernelLog(call func()) []string {
 		call()
 		return nil
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }() // only read
 	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
 		call()
 		return nil

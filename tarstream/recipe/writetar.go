@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -92,7 +93,7 @@ func (r *Recipe) writeTar(ctx context.Context, w io.Writer, src cas.ObjectSource
 
 // tarWriter is the first stage: it interprets the stream section.
 type tarWriter struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // lives for one call of WriteTar
 	rec    *Recipe
 	src    cas.ObjectSource
 	free   chan []byte
@@ -306,7 +307,7 @@ func (t *tarWriter) read(o cas.Reader, ref ObjectRef, off, n int64) error {
 		dst = dst[:min(n, int64(len(dst)))]
 		k, err := o.ReadAt(dst, off)
 		if k < len(dst) {
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return fmt.Errorf("read object %s at %d: %w", ref.ID.Digest(), off, err)

@@ -52,13 +52,13 @@ func (h *handles) tree(path string, loop bool, stage func(*mountapi.Mount) error
 	if err != nil {
 		return -1, fmt.Errorf("open tree: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // only read; the mount has its own
 	if loop {
 		device, err := mountapi.AttachLoop(file)
 		if err != nil {
 			return -1, err
 		}
-		defer device.Close()
+		defer func() { _ = device.Close() }() // the mount keeps the device
 		file = device
 	}
 	m, err := mountErofs(file, path)

@@ -31,7 +31,7 @@ func inStage(build func(stage func(*mountapi.Mount) error) (*mountapi.Mount, err
 			if err != nil {
 				return nil, fmt.Errorf("open mount name space: %w", err)
 			}
-			defer unix.Close(home)
+			defer func() { _ = unix.Close(home) }() // a handle of a name space
 			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 				return nil, &mountapi.Error{Op: "unshare", Object: "mount name space", Err: err}
 			}

@@ -19,7 +19,7 @@ import (
 func Main(m *testing.M) (code int, err error) {
 	dir, err := os.MkdirTemp("", "uniontest")
 	if err == nil {
-		err = os.Setenv("TMPDIR", dir) //nolint:forbidigo // the only way to tell testing.T.TempDir
+		err = os.Setenv("TMPDIR", dir) // the only way to tell testing.T.TempDir
 	}
 	if err != nil {
 		return 1, fmt.Errorf("make a directory for tests: %w", err)
