@@ -266,7 +266,11 @@ type upperFile struct {
 func (u upperObjects) OpenObject(ctx context.Context, id tree.ObjectID) (cas.Reader, error) {
 	at, ok := u.where[id]
 	if !ok {
-		return u.r.s.disk.OpenObject(ctx, id)
+		o, err := u.r.s.disk.OpenObject(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return newVerifiedObject(o, id), nil
 	}
 	f, err := u.r.u.open(at.path, at.ino)
 	if err != nil {
