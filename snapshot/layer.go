@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/layerfs/layerfs/cas"
 	"github.com/layerfs/layerfs/cas/disk"
@@ -160,25 +161,32 @@ func (s *Store) importLayer(ctx context.Context, sess *Session, r io.Reader, e L
 func (s *Store) readLayer(ctx context.Context, ing *disk.Ingest, r io.Reader, e LayerExpect) (*recipe.Built, *Blob, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	verified := r
-	if e.Blob != "" || e.BlobSize > 0 {
-		verified = cas.NewVerifiedReader(r, cas.Expect{Digest: e.Blob, Size: sizeOrUnknown(e)})
-	}
-	peeked := bufio.NewReaderSize(verified, 64<<10)
+	peeked := bufio.NewReaderSize(r, 64<<10)
 	head, err := peeked.Peek(compress.DetectSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, fmt.Errorf("read layer: %w", err)
 	}
 	format := compress.Detect(head)
+	expect := cas.Expect{Digest: e.Blob, Size: sizeOrUnknown(e)}
 	var keep cas.Writer
-	var src io.Reader = peeked
-	if format == compress.Gzip || format == compress.Zstd {
-		// The forms that manifests know; another is worth nothing once it is read.
-		if keep, err = ing.Blobs().Create(ctx, cas.Expect{Digest: e.Blob, Size: sizeOrUnknown(e)}); err != nil {
+	var src io.Reader
+	// The digest of a plain tar is its DiffID, which is computed anyway.
+	plainTar := format == compress.None && (e.Blob == "" || strings.HasPrefix(string(e.Blob), "sha256:"))
+	switch {
+	case format == compress.Gzip || format == compress.Zstd:
+		// The forms that manifests know; another is worth nothing once it is read. What is
+		// kept is verified by its writer.
+		if keep, err = ing.Blobs().Create(ctx, expect); err != nil {
 			return nil, nil, err
 		}
 		defer func() { _ = keep.Close() }() // after Commit this does nothing
 		src = io.TeeReader(peeked, keep)
+	case plainTar && expect.Size >= 0:
+		src = io.LimitReader(peeked, expect.Size+1) // one more than expected tells as much as all
+	case plainTar:
+		src = peeked
+	default:
+		src = cas.NewVerifiedReader(peeked, expect)
 	}
 	plain, _, err := compress.NewReader(src, compress.Limits{})
 	if err != nil {
@@ -196,13 +204,28 @@ func (s *Store) readLayer(ctx context.Context, ing *disk.Ingest, r io.Reader, e 
 		return nil, nil, fmt.Errorf("read layer: %w", err)
 	}
 	if keep == nil {
-		return built, nil, nil
+		if plainTar {
+			err = plainAs(built, expect)
+		}
+		return built, nil, err
 	}
 	info, err := keep.Commit(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("keep compressed layer: %w", err)
 	}
 	return built, &Blob{Digest: info.Digest, Size: info.Size, MediaType: e.MediaType, Format: format.String()}, nil
+}
+
+// plainAs returns an error unless the tar has the digest and size, as far as they are
+// known.
+func plainAs(built *recipe.Built, e cas.Expect) error {
+	if e.Size >= 0 && built.TarSize != e.Size {
+		return fmt.Errorf("read layer: it does not have the expected %d bytes: %w", e.Size, cas.ErrCorrupt)
+	}
+	if e.Digest != "" && built.DiffID != e.Digest {
+		return fmt.Errorf("read layer: its digest is %s, expected %s: %w", built.DiffID, e.Digest, cas.ErrCorrupt)
+	}
+	return nil
 }
 
 func sizeOrUnknown(e LayerExpect) int64 {

@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/layerfs/layerfs/tarstream"
 	"github.com/layerfs/layerfs/unionfs"
 	"github.com/layerfs/layerfs/unionfs/overlay"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -476,6 +478,12 @@ func TestMountDepthIsBounded(t *testing.T) {
 func TestImportedLayerRefusals(t *testing.T) {
 	e := newEnv(t)
 	data := tarOf(t, baseEntries())
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, err := z.Write(data)
+	e.ok(err)
+	e.ok(z.Close())
+	zipped := packed.Bytes()
 	other := snapshot.DiffID("sha256:" + strings.Repeat("0", 64))
 	for name, c := range map[string]struct {
 		data []byte
@@ -485,6 +493,15 @@ func TestImportedLayerRefusals(t *testing.T) {
 		"blob":      {data, snapshot.LayerExpect{Blob: "sha256:" + "1111111111111111111111111111111111111111111111111111111111111111", BlobSize: -1}},
 		"size":      {data, snapshot.LayerExpect{BlobSize: int64(len(data)) - 1}},
 		"truncated": {data[:len(data)/2], snapshot.LayerExpect{BlobSize: -1}},
+
+		"more expected":        {data, snapshot.LayerExpect{BlobSize: int64(len(data)) + 1}},
+		"sha512":               {data, snapshot.LayerExpect{Blob: digest.SHA512.FromString("another"), BlobSize: -1}},
+		"no digest":            {data, snapshot.LayerExpect{Blob: "sha256:", DiffID: snapshot.DiffID(digest.FromBytes(data)), BlobSize: -1}},
+		"gzip blob":            {zipped, snapshot.LayerExpect{Blob: digest.Digest(other), BlobSize: -1}},
+		"gzip size":            {zipped, snapshot.LayerExpect{BlobSize: int64(len(zipped)) - 1}},
+		"gzip, more expected":  {zipped, snapshot.LayerExpect{BlobSize: int64(len(zipped)) + 1}},
+		"gzip with an add-on":  {append(bytes.Clone(zipped), 0), snapshot.LayerExpect{Blob: digest.FromBytes(zipped), BlobSize: int64(len(zipped))}},
+		"plain with an add-on": {append(bytes.Clone(data), 0), snapshot.LayerExpect{Blob: digest.FromBytes(data), BlobSize: int64(len(data))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := e.snaps.ImportLayer(e.ctx, e.sess, bytes.NewReader(c.data), c.e)
@@ -497,6 +514,11 @@ func TestImportedLayerRefusals(t *testing.T) {
 	e.ok(err)
 	if u.Layers.Count != 0 || u.Objects.Count != 0 {
 		t.Errorf("after refusals the store has %d layers and %d objects, want none", u.Layers.Count, u.Objects.Count)
+	}
+	for _, blob := range []digest.Digest{digest.FromBytes(data), digest.SHA512.FromBytes(data)} {
+		if _, _, err := e.snaps.ImportLayer(e.ctx, e.sess, bytes.NewReader(data), snapshot.LayerExpect{Blob: blob, BlobSize: int64(len(data))}); err != nil {
+			t.Errorf("import of what was expected: %v", err)
+		}
 	}
 }
 
