@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/layerfs/layerfs/image"
+	"github.com/layerfs/layerfs/internal/testenv"
 	"github.com/layerfs/layerfs/tarstream/compress"
 	"github.com/opencontainers/go-digest"
 )
@@ -181,7 +182,7 @@ func TestToolsAccept(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("a podman store apart from the user's needs root")
 		}
-		dir := t.TempDir()
+		dir := testenv.ShortDir(t)
 		podman := func(args ...string) string {
 			return tool(t, "podman", append([]string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "vfs"}, args...)...)
 		}
