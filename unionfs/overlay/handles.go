@@ -53,15 +53,16 @@ func (h *handles) tree(path string, loop bool, stage func(*mountapi.Mount) error
 		return -1, fmt.Errorf("open tree: %w", err)
 	}
 	defer func() { _ = file.Close() }() // only read; the mount has its own
+	source := file
 	if loop {
 		device, err := mountapi.AttachLoop(file)
 		if err != nil {
 			return -1, err
 		}
 		defer func() { _ = device.Close() }() // the mount keeps the device
-		file = device
+		source = device
 	}
-	m, err := mountErofs(file, path)
+	m, err := mountErofs(source, path)
 	if err != nil {
 		return -1, err
 	}
