@@ -12,7 +12,7 @@ if [ "$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi
 packages="
 make git ca-certificates
 gcc libc6-dev
-attr acl libcap2-bin util-linux mount procps
+attr acl libcap2-bin util-linux mount procps strace
 e2fsprogs xfsprogs erofs-utils fuse3
 gzip bzip2 xz-utils zstd tar
 mmdebstrap busybox-static
@@ -21,7 +21,7 @@ uidmap
 "
 #   make git                       the build itself
 #   gcc libc6-dev                  the race detector; programs are built without cgo
-#   attr acl … procps              oracles for xattrs, ACLs, capabilities, page cache
+#   attr acl … strace              oracles for xattrs, ACLs, capabilities, system calls
 #   e2fsprogs … fuse3              file systems to test on; EROFS checkers; fusermount3
 #   gzip … tar                     oracles for streams and archives
 #   mmdebstrap busybox-static      the real images that tests load

@@ -22,7 +22,7 @@ import (
 // many is the number of files in the directory that is renamed as a whole.
 const many = 10_000
 
-// prepareScript makes, on a Debian system, what changeScript changes.
+// prepareScript makes what changeScript changes.
 const prepareScript = `
 	set -eu
 	mkdir -p /data/many /data/opaque/sub /data/gone/sub
@@ -49,7 +49,7 @@ const changeScript = `
 	rm type; mkdir type; echo in >type/in; rm -r typedir; echo now a file >typedir
 	mkdir -p new/dir; mkfifo new/fifo; ln -s /nowhere new/symlink
 	touch -d @1234567890 new/dir
-	rm /etc/issue; echo layerfs >/etc/motd; chmod 4755 /bin/true
+	rm /etc/group; echo layerfs >/etc/motd; chmod 4755 moved2
 `
 
 // TestInteropMainJob is the main job: an image that Docker wrote is loaded, mounted,
@@ -60,8 +60,8 @@ func TestInteropMainJob(t *testing.T) {
 	d := startDocker(t)
 	testenv.Tools(t, "skopeo")
 	const base, result = "example.org/base:v1", "example.org/result:v1"
-	d.run("load", "--quiet", "--input", testimage.Minbase(t).DockerArchive(t))
-	d.container("prepare", "example.org/minbase:latest", prepareScript)
+	d.run("load", "--quiet", "--input", testimage.Busybox(t).DockerArchive(t))
+	d.container("prepare", "example.org/busybox:latest", prepareScript)
 	d.run("commit", "prepare", base)
 	archive := filepath.Join(t.TempDir(), "base.tar")
 	d.run("save", "--output", archive, base)
