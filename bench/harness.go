@@ -100,7 +100,9 @@ type sample struct {
 	Wall   float64 `json:"wall_seconds"`
 	User   float64 `json:"user_seconds"`
 	System float64 `json:"system_seconds"`
-	RSS    int64   `json:"peak_resident_bytes"`
+	// RSS is the peak of resident memory. The kernel counts what this program had when
+	// it started the process, so lines must not hold much.
+	RSS int64 `json:"peak_resident_bytes"`
 	// RChar is how many bytes it asked the kernel to read, without its children.
 	RChar int64 `json:"read_bytes"`
 	// Calls is how many system calls it made, 0 where that was not counted.

@@ -2,12 +2,13 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -102,19 +103,16 @@ func madeUp(layout, name string, layers, files int) error {
 		return err
 	}
 	put := func(mediaType string, data []byte) (descriptor, error) {
-		sum := sha256.Sum256(data)
-		d := descriptor{MediaType: "application/vnd.oci.image." + mediaType, Digest: "sha256:" + hex.EncodeToString(sum[:]), Size: int64(len(data))}
-		return d, os.WriteFile(blobFile(layout, d.Digest), data, 0o644)
+		return putBlob(layout, mediaType, func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		})
 	}
 	m := manifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.manifest.v1+json"}
 	var diffIDs []string
 	random := rand.NewChaCha8([32]byte{1: byte(layers), 2: byte(files), 3: byte(files >> 8)})
 	for i := range layers {
-		data, err := madeUpLayer(random, i, files)
-		if err != nil {
-			return err
-		}
-		l, err := put("layer.v1.tar", data)
+		l, err := putBlob(layout, "layer.v1.tar", func(w io.Writer) error { return madeUpLayer(w, random, i, files) })
 		if err != nil {
 			return err
 		}
@@ -149,12 +147,30 @@ func madeUp(layout, name string, layers, files int) error {
 	return os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)
 }
 
+// putBlob writes a blob of a layout without holding it in memory.
+func putBlob(layout, mediaType string, write func(w io.Writer) error) (_ descriptor, err error) {
+	f, err := os.CreateTemp(layout, "blob")
+	if err != nil {
+		return descriptor{}, err
+	}
+	h := sha256.New()
+	err = errors.Join(write(io.MultiWriter(f, h)), f.Close())
+	if err != nil {
+		return descriptor{}, err
+	}
+	info, err := os.Stat(f.Name())
+	if err != nil {
+		return descriptor{}, err
+	}
+	d := descriptor{MediaType: "application/vnd.oci.image." + mediaType, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: info.Size()}
+	return d, os.Rename(f.Name(), blobFile(layout, d.Digest))
+}
+
 // madeUpName is the path of file n of a layer, in directories of 100.
 func madeUpName(layer, n int) string { return fmt.Sprintf("layer%d/%03d/%02d", layer, n/100, n%100) }
 
-func madeUpLayer(random *rand.ChaCha8, layer, files int) ([]byte, error) {
-	var out bytes.Buffer
-	t := tar.NewWriter(&out)
+func madeUpLayer(w io.Writer, random *rand.ChaCha8, layer, files int) error {
+	t := tar.NewWriter(w)
 	data := make([]byte, 8<<10)
 	sizes := rand.New(random)
 	for n := range files {
@@ -164,18 +180,15 @@ func madeUpLayer(random *rand.ChaCha8, layer, files int) ([]byte, error) {
 			size = 2<<10 + sizes.IntN(6<<10)
 		}
 		if _, err := random.Read(data[:size]); err != nil {
-			return nil, err
+			return err
 		}
 		err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: madeUpName(layer, n), Mode: 0o644, Size: int64(size)})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := t.Write(data[:size]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := t.Close(); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+	return t.Close()
 }

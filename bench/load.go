@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// loadLine loads the layered image in each form into a new store, against the floor and
-// against GNU tar, which extracts the same layers into a directory. Tar flushes nothing:
-// it is also run with a flush of the file system at the end, to compare like with like.
+// loadLine loads the layered image in each form into a new store, against the floor,
+// against the floor that also writes each file once, and against GNU tar, which extracts
+// the same layers into a directory. These flush nothing: tar is also run with a flush of
+// the file system at the end, to compare like with like.
 func loadLine(ctx context.Context, b *bench) error {
 	all, err := forms(ctx, "layered")
 	if err != nil {
@@ -22,11 +23,16 @@ func loadLine(ctx context.Context, b *bench) error {
 			args: func() []string { return extract(f.layers, b.disk.dir, "") }}
 		synced := contender{name: f.name + ": tar -x, then sync", prepare: b.disk.fresh,
 			args: func() []string { return extract(f.layers, b.disk.dir, "sync -f "+b.disk.dir) }}
-		r, err := b.inTurns(ctx, b.rounds, floor, load, tar, synced)
+		writing := contender{name: f.name + ": floor, writing files", prepare: b.disk.fresh,
+			args: func() []string {
+				return b.tool("bench/floor", append([]string{"-write", b.disk.path("files")}, f.layers...)...)
+			}}
+		r, err := b.inTurns(ctx, b.rounds, floor, load, tar, synced, writing)
 		if err != nil {
 			return err
 		}
 		b.report.compare(f.name+": cpu of load / floor", r[1], r[0], cpu, 1.25)
+		b.report.compare(f.name+": cpu of load / floor, writing files", r[1], r[4], cpu, 0)
 		b.report.compare(f.name+": cpu of load / tar -x", r[1], r[2], cpu, tarTarget(f))
 		b.report.compare(f.name+": wall of load / tar -x", r[1], r[2], wall, tarTarget(f))
 		b.report.compare(f.name+": wall of load / tar -x and sync", r[1], r[3], wall, tarTarget(f))

@@ -115,18 +115,24 @@ func inner() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	var failed []error
 	for _, l := range todo {
 		fmt.Printf("\n%s: %s\n", l.name, l.title)
 		b.line = l.name
 		if err := l.run(ctx, b); err != nil {
-			return fmt.Errorf("%s: %w", l.name, err)
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			err = fmt.Errorf("%s: %w", l.name, err)
+			fmt.Println("  failed:", err)
+			failed = append(failed, err)
 		}
 		// Written after each line, so that an interrupted run has what was measured.
 		if err := b.report.write(o.out); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func chosen(names []string) ([]line, error) {

@@ -37,6 +37,7 @@ type ratio struct {
 	Value  float64 `json:"value"`
 	Low    float64 `json:"low"` // the smallest and largest within one round
 	High   float64 `json:"high"`
+	Least  float64 `json:"of_the_least,omitempty"` // the fastest turns of both, least disturbed
 	Target float64 `json:"at_most,omitempty"`
 }
 
@@ -140,12 +141,16 @@ func (r *report) compare(what string, a, b *result, of func(sample) float64, tar
 	for i := range va {
 		each[i] = va[i] / vb[i]
 	}
-	r.ratio(ratio{Line: a.Line, Name: what, Value: median(each), Low: slices.Min(each), High: slices.Max(each), Target: target})
+	r.ratio(ratio{Line: a.Line, Name: what, Value: median(each), Low: slices.Min(each), High: slices.Max(each),
+		Least: slices.Min(va) / slices.Min(vb), Target: target})
 }
 
 func (r *report) ratio(x ratio) {
 	r.Ratios = append(r.Ratios, x)
 	fmt.Printf("  → %-60s %.2f (%.2f to %.2f)", x.Name, x.Value, x.Low, x.High)
+	if x.Least > 0 {
+		fmt.Printf(", of the least %.2f", x.Least)
+	}
 	switch {
 	case x.Target == 0:
 	case x.Value <= x.Target:

@@ -23,16 +23,19 @@ func secondLine(ctx context.Context, b *bench) error {
 		return err
 	}
 	seen := map[[sha256.Size]byte]bool{}
-	uniqueFirst, err := unique(seen, first[0].layers)
+	uniqueFirst, blocksFirst, err := unique(seen, first[0].layers)
 	if err != nil {
 		return err
 	}
-	uniqueSecond, err := unique(seen, second[0].layers)
+	uniqueSecond, blocksSecond, err := unique(seen, second[0].layers)
 	if err != nil {
 		return err
 	}
+	clear(seen)
 	b.report.figure(b.line, "unique bytes of the first image", float64(uniqueFirst), "bytes")
+	b.report.figure(b.line, "the same as one file each, in blocks of 4 KiB", float64(blocksFirst), "bytes")
 	b.report.figure(b.line, "further unique bytes of the second", float64(uniqueSecond), "bytes")
+	b.report.figure(b.line, "the same as one file each, in blocks of 4 KiB", float64(blocksSecond), "bytes")
 	for i, f := range first {
 		if err := b.disk.fresh(ctx); err != nil {
 			return err
@@ -64,44 +67,48 @@ func secondLine(ctx context.Context, b *bench) error {
 		one(f.name+": disk for the first / unique bytes", float64(used[0])/float64(uniqueFirst), target)
 		one(f.name+": disk for the second / further unique bytes", float64(used[1])/float64(uniqueSecond), target)
 		one(f.name+": disk for both / unique bytes of both", float64(used[0]+used[1])/float64(uniqueFirst+uniqueSecond), target)
+		one(f.name+": disk for both / their files in blocks", float64(used[0]+used[1])/float64(blocksFirst+blocksSecond), target)
 	}
 	return nil
 }
 
-// unique adds the contents of tars to those seen and returns the bytes of new ones.
-func unique(seen map[[sha256.Size]byte]bool, tars []string) (bytes int64, err error) {
+// unique adds the contents of tars to those seen and returns the bytes of new ones, and
+// the bytes in the blocks of a file system with a file for each.
+func unique(seen map[[sha256.Size]byte]bool, tars []string) (bytes, blocks int64, err error) {
 	for _, name := range tars {
-		n, err := uniqueIn(seen, name)
+		err := eachFile(name, func(sum [sha256.Size]byte, size int64) {
+			if !seen[sum] {
+				seen[sum] = true
+				bytes += size
+				blocks += (size + 4095) / 4096 * 4096
+			}
+		})
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", name, err)
+			return 0, 0, fmt.Errorf("%s: %w", name, err)
 		}
-		bytes += n
 	}
-	return bytes, nil
+	return bytes, blocks, nil
 }
 
-func uniqueIn(seen map[[sha256.Size]byte]bool, name string) (bytes int64, err error) {
+func eachFile(name string, fn func(sum [sha256.Size]byte, size int64)) (err error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	t := tar.NewReader(f)
 	for {
 		hdr, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return bytes, nil
+			return nil
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 		h := sha256.New()
 		if _, err := io.Copy(h, t); err != nil {
-			return 0, err
+			return err
 		}
-		if sum := [sha256.Size]byte(h.Sum(nil)); !seen[sum] {
-			seen[sum] = true
-			bytes += hdr.Size
-		}
+		fn([sha256.Size]byte(h.Sum(nil)), hdr.Size)
 	}
 }

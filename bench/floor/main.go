@@ -1,30 +1,37 @@
 // Command floor does of an import what cannot be left out, and nothing else: it
 // decompresses layers, parses them, and computes the SHA-256 of each tar and of each
-// file in it. It writes nothing.
+// file in it. It writes nothing, unless -write names a directory: then it also creates a
+// file there for each content above 2 KiB that it has not met before, and flushes nothing.
 package main
 
 import (
 	"archive/tar"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"hash"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 
 	"github.com/layerfs/layerfs/tarstream/compress"
 )
 
 func main() {
+	out := &output{}
+	flag.StringVar(&out.dir, "write", "", "directory to write contents to")
+	flag.Parse()
 	// Two layers side by side, as an import on two processors does it.
-	errs := make([]error, len(os.Args))
+	errs := make([]error, flag.NArg())
 	slots := make(chan struct{}, 2)
 	var wg sync.WaitGroup
-	for i, name := range os.Args[1:] {
+	for i, name := range flag.Args() {
 		slots <- struct{}{}
 		wg.Go(func() {
-			errs[i] = layer(name)
+			errs[i] = layer(name, out)
 			<-slots
 		})
 	}
@@ -35,7 +42,42 @@ func main() {
 	}
 }
 
-func layer(name string) (err error) {
+// output is where contents are written.
+type output struct {
+	dir  string // "" for nowhere
+	seen sync.Map
+}
+
+// smallest is the size above which a content is written: what layerfs does not keep
+// inline.
+const smallest = 2048
+
+// slab is a directory that one layer fills.
+type slab struct {
+	*output
+	name  string
+	files int
+}
+
+func (s *slab) write(sum [sha256.Size]byte, data []byte) error {
+	if s.dir == "" || len(data) <= smallest {
+		return nil
+	}
+	if _, met := s.seen.LoadOrStore(sum, nil); met {
+		return nil
+	}
+	const many = 1000 // as an import does
+	dir := filepath.Join(s.dir, s.name+"-"+strconv.Itoa(s.files/many))
+	if s.files%many == 0 {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	s.files++
+	return os.WriteFile(filepath.Join(dir, strconv.Itoa(s.files%many)), data, 0o444)
+}
+
+func layer(name string, out *output) (err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -54,8 +96,9 @@ func layer(name string) (err error) {
 	}
 	h := &hashing{r: r, tar: sha256.New(), buf: make([]byte, 128<<10)}
 	t := tar.NewReader(h)
+	to := slab{output: out, name: filepath.Base(name)}
 	content := sha256.New()
-	sum := make([]byte, 0, sha256.Size)
+	var sum [sha256.Size]byte
 	buf := make([]byte, 128<<10)
 	files := 0
 	for {
@@ -69,12 +112,26 @@ func layer(name string) (err error) {
 		if hdr.Size == 0 {
 			continue
 		}
+		files++
+		if out.dir != "" {
+			// Read whole, since what is known already is not written.
+			if int64(cap(buf)) < hdr.Size {
+				buf = make([]byte, hdr.Size)
+			}
+			data := buf[:hdr.Size]
+			if _, err := io.ReadFull(t, data); err != nil {
+				return fmt.Errorf("%s: %s: %w", name, hdr.Name, err)
+			}
+			if err := to.write(sha256.Sum256(data), data); err != nil {
+				return err
+			}
+			continue
+		}
 		content.Reset()
-		if _, err := io.CopyBuffer(struct{ io.Writer }{content}, t, buf); err != nil {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{content}, t, buf[:128<<10]); err != nil {
 			return fmt.Errorf("%s: %s: %w", name, hdr.Name, err)
 		}
-		sum = content.Sum(sum[:0])
-		files++
+		content.Sum(sum[:0])
 	}
 	if _, err := io.Copy(io.Discard, h); err != nil {
 		return err
