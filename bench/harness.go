@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,12 +111,10 @@ type sample struct {
 func (s sample) cpu() float64 { return s.User + s.System }
 
 // run runs a command to its end and measures it.
-func run(ctx context.Context, args []string) (sample, error) { return runTo(ctx, nil, args) }
-
-func runTo(ctx context.Context, stdout io.Writer, args []string) (sample, error) {
+func run(ctx context.Context, args []string) (sample, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = stdout, &stderr
+	cmd.Stderr = &stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGINT) }
 	cmd.WaitDelay = 30 * time.Second
 	start := time.Now()
@@ -143,13 +140,6 @@ func runTo(ctx context.Context, stdout io.Writer, args []string) (sample, error)
 	return s, nil
 }
 
-// output runs a command that is not measured and returns what it printed.
-func output(ctx context.Context, args []string) (string, error) {
-	var out strings.Builder
-	_, err := runTo(ctx, &out, args)
-	return strings.TrimSpace(out.String()), err
-}
-
 func readChars(pid int) int64 {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
 	if err != nil {
@@ -164,7 +154,7 @@ func readChars(pid int) int64 {
 // it made; 0 where there is no strace.
 func (b *bench) countCalls(ctx context.Context, args []string) (int64, error) {
 	if _, err := exec.LookPath("strace"); err != nil {
-		return 0, nil //nolint:nilerr // a column without figures
+		return 0, nil // the figure stays away
 	}
 	log := filepath.Join(b.work, "strace")
 	if _, err := run(ctx, append([]string{"strace", "-f", "-c", "-q", "-o", log}, args...)); err != nil {
