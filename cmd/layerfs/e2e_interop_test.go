@@ -151,7 +151,7 @@ func TestInteropUmoci(t *testing.T) {
 	for _, im := range interopImages() {
 		t.Run(im.name, func(t *testing.T) {
 			s := newStore(t)
-			name, f := s.saveForms(im)
+			_, f := s.saveForms(im)
 			bundle := filepath.Join(t.TempDir(), "bundle")
 			testenv.Output(t, "umoci", "unpack", "--image", f.dir+":latest", bundle)
 			root := filepath.Join(bundle, "rootfs")
@@ -172,7 +172,7 @@ func TestInteropUmoci(t *testing.T) {
 				ln etc/group etc/linked
 				touch -d @1500000000 made/file etc/group made etc .`)
 			testenv.Output(t, "umoci", "repack", "--image", f.dir+":latest", bundle)
-			name, _ = s.load(f.dir, "--name", "example.org/repacked")
+			name, _ := s.load(f.dir, "--name", "example.org/repacked")
 			_, dir := s.mount(name)
 			testimage.CompareTrees(t, dir, root, o)
 		})
