@@ -67,7 +67,8 @@ func (in *Ingest) publish(ctx context.Context) (err error) {
 	}
 	unlock, err := in.s.Share(ctx)
 	if err != nil {
-		return err
+		// Interrupted before anything was moved: there is nothing to settle.
+		return errors.Join(err, in.remark(publishingFile, ""))
 	}
 	// From here on the work is short, and is finished whatever becomes of ctx.
 	err = in.move(context.WithoutCancel(ctx), len(fresh) > 0)

@@ -150,7 +150,33 @@ func (s *Store) Quarantine(ctx context.Context, rels ...string) (Sum, error) {
 // Expire deletes what was quarantined before that time, and returns how much it was.
 // The grace that this gives should exceed the time that an import takes. It needs no
 // free space.
-func (s *Store) Expire(ctx context.Context, before time.Time) (gone Sum, err error) {
+func (s *Store) Expire(ctx context.Context, before time.Time) (Sum, error) {
+	return s.expire(ctx, before, func(visit func(string, fileStat) error) error {
+		return s.walk(ctx, quarantineDir, 1, visit)
+	})
+}
+
+// ExpireOnly deletes, of the given paths, those that were quarantined before that time.
+func (s *Store) ExpireOnly(ctx context.Context, before time.Time, rels ...string) (Sum, error) {
+	return s.expire(ctx, before, func(visit func(string, fileStat) error) error {
+		for _, rel := range rels {
+			st, err := statAt(s.rootDir, quarantined(rel))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // brought back, or deleted by another process
+			}
+			if err == nil {
+				err = visit(quarantined(rel), st)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// expire deletes what visit is called with, if it is old enough.
+func (s *Store) expire(ctx context.Context, before time.Time, each func(visit func(string, fileStat) error) error) (gone Sum, err error) {
 	if err := s.writable(); err != nil {
 		return gone, err
 	}
@@ -168,7 +194,7 @@ func (s *Store) Expire(ctx context.Context, before time.Time) (gone Sum, err err
 	if err != nil {
 		return gone, fmt.Errorf("expire: %w", err)
 	}
-	err = s.walk(ctx, quarantineDir, 1, func(rel string, st fileStat) error {
+	err = each(func(rel string, st fileStat) error {
 		if !st.changed.Before(before) {
 			return nil
 		}

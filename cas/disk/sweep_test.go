@@ -346,3 +346,45 @@ func TestUsageDamaged(t *testing.T) {
 		})
 	}
 }
+
+// TestExpireOnly deletes what it is told of and nothing else that is in quarantine.
+func TestExpireOnly(t *testing.T) {
+	s := newStore(t)
+	ctx := t.Context()
+	put(t, s, "mine", "of another")
+	sweep(t, s, objectPath("mine"), objectPath("of another"))
+	if gone, err := s.ExpireOnly(ctx, time.Now().Add(-time.Hour), objectPath("mine")); err != nil || gone.Count != 0 {
+		t.Errorf("early expiry: %+v, %v", gone, err)
+	}
+	if gone, err := s.ExpireOnly(ctx, farFuture, objectPath("mine"), objectPath("never was")); err != nil || gone != (disk.Sum{Count: 1, Bytes: 4}) {
+		t.Errorf("expiry: %+v, %v", gone, err)
+	}
+	want := disk.Usage{Exact: true, Quarantine: disk.Sum{Count: 1, Bytes: 10}}
+	if u, err := s.Usage(ctx); err != nil || u != want {
+		t.Errorf("usage %+v, %v, want %+v", u, err, want)
+	}
+}
+
+// TestPublishInterrupted interrupts a publication that waits for a sweep: nothing was
+// moved, so the sums stay exact.
+func TestPublishInterrupted(t *testing.T) {
+	s := newStore(t)
+	in := begin(t, s)
+	putAll(t, in, "content")
+	unlock, err := s.Exclusive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := in.Publish(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("interrupted publication: %v, want DeadlineExceeded", err)
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	done(t, in)
+	if u, err := s.Usage(t.Context()); err != nil || u != (disk.Usage{Exact: true}) {
+		t.Errorf("usage %+v, %v, want nothing and that exactly", u, err)
+	}
+}
