@@ -49,6 +49,10 @@ const DefaultGrace = 0 * time.Second
 type CollectOptions struct {
 	DryRun bool
 	Grace  time.Duration // what was quarantined less than this ago is not deleted yet
+	// Since restricts it to what was stored after that time, without what other commands
+	// left behind or quarantined: it takes back what a command stored that failed. Zero
+	// for everything.
+	Since time.Time
 	// Progress is called with what is being done and how many things are left; may be
 	// nil.
 	Progress func(what string, left int)
@@ -89,8 +93,10 @@ func (s *Store) Collect(ctx context.Context, roots Roots, o CollectOptions) (*Co
 }
 
 func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *CollectReport) error {
-	if err := s.dropLeftovers(ctx, o.DryRun, r); err != nil {
-		return err
+	if o.Since.IsZero() {
+		if err := s.dropLeftovers(ctx, o.DryRun, r); err != nil {
+			return err
+		}
 	}
 	epoch, err := s.disk.Epoch(ctx)
 	if err != nil {
@@ -100,7 +106,7 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 	if err != nil {
 		return err
 	}
-	found, err := s.candidates(ctx, m, r)
+	found, err := s.candidates(ctx, m, o.Since, r)
 	if err != nil {
 		return err
 	}
@@ -127,6 +133,9 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 	if o.DryRun {
 		return nil
 	}
+	if !o.Since.IsZero() {
+		return s.expireSwept(ctx, o, found, m, r)
+	}
 	if r.Ingests, err = s.disk.CleanIngests(ctx); err != nil {
 		return err
 	}
@@ -135,6 +144,21 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 		return err
 	}
 	r.Deleted, err = s.disk.Expire(ctx, before)
+	return err
+}
+
+// expireSwept deletes what this collection has swept and nothing else.
+func (s *Store) expireSwept(ctx context.Context, o CollectOptions, found []candidate, m *Mark, r *CollectReport) error {
+	var rels []string
+	for _, c := range found {
+		if !c.kept(m) {
+			rels = append(rels, c.rel)
+		}
+	}
+	before, err := s.expiry(ctx, o.Grace)
+	if err == nil && len(rels) > 0 {
+		r.Deleted, err = s.disk.ExpireOnly(ctx, before, rels...)
+	}
 	return err
 }
 
@@ -244,19 +268,19 @@ func (s *Store) markObjects(ctx context.Context, d DiffID, m *Mark) error {
 	return errors.Join(err, closer.Close())
 }
 
-// candidates lists what the mark does not reach.
-func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]candidate, error) {
+// candidates lists what the mark does not reach and what was stored since that time.
+func (s *Store) candidates(ctx context.Context, m *Mark, since time.Time, r *CollectReport) ([]candidate, error) {
 	var out []candidate
-	add := func(rel string, size int64, sum *disk.Sum, kept func(*Mark) bool) {
-		if !kept(m) {
+	add := func(rel string, size int64, mod time.Time, sum *disk.Sum, kept func(*Mark) bool) {
+		if !mod.Before(since) && !kept(m) {
 			out = append(out, candidate{rel, size, sum, kept})
 		}
 	}
-	err := s.disk.WalkRecords(ctx, "layers", func(rel string, size int64, _ time.Time) error {
+	err := s.disk.WalkRecords(ctx, "layers", func(rel string, size int64, mod time.Time) error {
 		switch {
 		case strings.HasPrefix(rel, "layers/sha256/"):
 			d := DiffID("sha256:" + strings.TrimPrefix(rel, "layers/sha256/"))
-			add(rel, size, &r.Layers, func(m *Mark) bool { return m.layers[d] })
+			add(rel, size, mod, &r.Layers, func(m *Mark) bool { return m.layers[d] })
 		case strings.HasPrefix(rel, "layers/blobs/"):
 			d, err := blobOfRecord(rel)
 			if err != nil {
@@ -267,7 +291,7 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 				return ignoreMissing(err)
 			}
 			damaged := err != nil
-			add(rel, size, &r.Layers, func(m *Mark) bool {
+			add(rel, size, mod, &r.Layers, func(m *Mark) bool {
 				return !damaged && m.blobs[d] && m.layers[b.DiffID] || m.records[rel]
 			})
 		}
@@ -276,11 +300,11 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 	if err != nil {
 		return nil, err
 	}
-	err = s.disk.WalkRecords(ctx, "stacks", func(rel string, size int64, _ time.Time) error {
+	err = s.disk.WalkRecords(ctx, "stacks", func(rel string, size int64, mod time.Time) error {
 		id, rest, _ := strings.Cut(filepath.Base(rel), ".")
 		c := ChainID("sha256:" + id)
 		current := strings.HasPrefix(rest, treeVersion+".") || strings.HasPrefix(rest, "delta."+treeVersion+".")
-		add(rel, size, &r.Trees, func(m *Mark) bool { return current && m.chains[c] || m.records[rel] })
+		add(rel, size, mod, &r.Trees, func(m *Mark) bool { return current && m.chains[c] || m.records[rel] })
 		return nil
 	})
 	if err != nil {
@@ -289,7 +313,7 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 	err = s.disk.Objects().Walk(ctx, func(i cas.Info) error {
 		id, ok := tree.ParseObjectPath(objectRel(i.Digest))
 		if ok {
-			add("objects/"+id.Path(), i.Size, &r.Objects, func(m *Mark) bool { return m.objects[id] })
+			add("objects/"+id.Path(), i.Size, i.ModTime, &r.Objects, func(m *Mark) bool { return m.objects[id] })
 		}
 		return nil
 	})
@@ -297,7 +321,7 @@ func (s *Store) candidates(ctx context.Context, m *Mark, r *CollectReport) ([]ca
 		return nil, err
 	}
 	err = s.disk.Blobs().Walk(ctx, func(i cas.Info) error {
-		add(blobPath(i.Digest), i.Size, &r.Blobs, func(m *Mark) bool { return m.blobs[i.Digest] })
+		add(blobPath(i.Digest), i.Size, i.ModTime, &r.Blobs, func(m *Mark) bool { return m.blobs[i.Digest] })
 		return nil
 	})
 	return out, err

@@ -409,6 +409,39 @@ func TestCollectKeepsWhatIsReachable(t *testing.T) {
 	}
 }
 
+// TestCollectSince takes back what was stored since a time, and leaves older garbage and
+// what others have quarantined.
+func TestCollectSince(t *testing.T) {
+	e := newEnv(t)
+	older := e.layer(entry{name: "older", data: big + "older"})
+	e.ok(e.sess.Close())
+	// Files bear the time of a clock that is behind by up to a tick.
+	time.Sleep(20 * time.Millisecond)
+	since := time.Now()
+	time.Sleep(20 * time.Millisecond)
+	sess, err := e.snaps.Begin(e.ctx)
+	e.ok(err)
+	e.sess = sess
+	before, err := e.disk.Usage(e.ctx)
+	e.ok(err)
+	newer := e.layer(entry{name: "newer", data: big + "newer"}, entry{name: "older", data: big + "older"})
+	e.ok(e.sess.Close())
+	r, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{Since: since})
+	e.ok(err)
+	if r.Layers.Count != 1 || r.Objects.Count != 1 || r.Deleted.Count != 2 {
+		t.Errorf("collected %+v, want one layer and one object, deleted", r)
+	}
+	if _, err := e.snaps.StatLayer(e.ctx, newer); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("layer stored since: %v, want ErrNotExist", err)
+	}
+	if _, err := e.snaps.StatLayer(e.ctx, older); err != nil {
+		t.Errorf("layer stored before: %v", err)
+	}
+	if after, err := e.disk.Usage(e.ctx); err != nil || after != before {
+		t.Errorf("usage %+v, %v, want %+v as before", after, err, before)
+	}
+}
+
 func TestSessionKeepsLayers(t *testing.T) {
 	e := newEnv(t)
 	d := e.layer(baseEntries()...)

@@ -69,11 +69,11 @@ func (a *app) runCommit(ctx context.Context, o commitOptions, args []string) (er
 	if err != nil {
 		return err
 	}
-	sess, err := s.Begin(ctx)
+	sess, end, err := a.beginSession(ctx)
 	if err != nil {
 		return err
 	}
-	defer join(&err, sess.Close)
+	defer end(&err)
 	opts := image.CommitOptions{Changes: o.changes, Author: o.author, Comment: o.message, Names: names,
 		CreatedBy: "layerfs commit " + args[0], Source: "commit of " + args[0]}
 	if a.now != nil {

@@ -47,11 +47,11 @@ func (a *app) runLoad(ctx context.Context, o loadOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	sess, err := a.snaps.Begin(ctx)
+	sess, end, err := a.beginSession(ctx)
 	if err != nil {
 		return err
 	}
-	defer join(&err, sess.Close)
+	defer end(&err)
 	p := a.newProgress("loading", o.quiet)
 	defer p.end()
 	opts := archive.LoadOptions{AllPlatforms: o.allPlatforms, Source: "load of " + o.input, Logger: a.logger(),
@@ -175,11 +175,11 @@ func (a *app) runImport(ctx context.Context, o commitOptions, platform, file, wo
 		return err
 	}
 	defer join(&err, in.Close)
-	sess, err := a.snaps.Begin(ctx)
+	sess, end, err := a.beginSession(ctx)
 	if err != nil {
 		return err
 	}
-	defer join(&err, sess.Close)
+	defer end(&err)
 	p := a.newProgress("importing", o.quiet)
 	defer p.end()
 	opts.Size = bytes
