@@ -358,7 +358,8 @@ func (s *store) keeps(fn func()) {
 	before := s.state()
 	fn()
 	if after := s.state(); after != before {
-		s.t.Errorf("the store changed from\n%s\nto\n%s", before, after)
+		s.t.Error("the store changed:")
+		sameLines(s.t, "files and sums", splitLines(after), splitLines(before))
 	}
 }
 
