@@ -21,6 +21,7 @@ type options struct {
 	gib     int64
 	out     string
 	layerfs string
+	form    string
 }
 
 // bench is what the lines share.

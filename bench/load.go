@@ -16,6 +16,9 @@ func loadLine(ctx context.Context, b *bench) error {
 		return err
 	}
 	for _, f := range all {
+		if b.form != "" && f.name != b.form {
+			continue
+		}
 		floor := command(f.name+": floor", b.tool("bench/floor", f.layers...)...)
 		load := contender{name: f.name + ": layerfs load", prepare: b.disk.fresh,
 			args: func() []string { return b.lfs("load", "-q", "-i", f.input) }}

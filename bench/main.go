@@ -91,6 +91,7 @@ func inner() (err error) {
 	flag.Int64Var(&o.gib, "gib", 12, "its size in GiB")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for results.json")
 	flag.StringVar(&o.layerfs, "layerfs", "", "program to measure (default: built from this module)")
+	flag.StringVar(&o.form, "form", "", "load only images of this form: docker-archive, oci-gzip or oci-zstd")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./bench [flags] [line…]")
 		flag.PrintDefaults()
