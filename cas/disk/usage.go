@@ -224,7 +224,17 @@ func damagedUsage() usageRecord {
 
 // changeUsage lets change modify the record under its lock, and with sync returns when
 // the new one is on stable storage.
-func (s *Store) changeUsage(ctx context.Context, sync bool, change func(*usageRecord) error) (err error) {
+func (s *Store) changeUsage(ctx context.Context, sync bool, change func(*usageRecord) error) error {
+	return s.lockUsage(ctx, func(f *os.File, r *usageRecord) error {
+		if err := change(r); err != nil {
+			return err
+		}
+		return s.storeUsage(f, r, sync)
+	})
+}
+
+// lockUsage calls fn with the record's file, locked, and the record as it is.
+func (s *Store) lockUsage(ctx context.Context, fn func(*os.File, *usageRecord) error) (err error) {
 	f, err := s.root.OpenFile(usageFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("change usage: %w", err)
@@ -238,10 +248,7 @@ func (s *Store) changeUsage(ctx context.Context, sync bool, change func(*usageRe
 	if err != nil {
 		return err
 	}
-	if err := change(&r); err != nil {
-		return err
-	}
-	return s.storeUsage(f, &r, sync)
+	return fn(f, &r)
 }
 
 // storeUsage overwrites the record in the locked file f.
@@ -259,27 +266,16 @@ func (s *Store) storeUsage(f *os.File, r *usageRecord, sync bool) error {
 
 // takeAway lets change remove files and count them, in such a way that a crash in the
 // middle leaves the sums marked as not exact. The record is locked meanwhile.
-func (s *Store) takeAway(ctx context.Context, change func(*usageRecord) error) (err error) {
-	f, err := s.root.OpenFile(usageFile, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("change usage: %w", err)
-	}
-	unlock, err := waitLock(ctx, f, flockOf(unix.LOCK_EX))
-	if err != nil {
-		return fmt.Errorf("change usage: %w", err)
-	}
-	defer func() { err = errors.Join(err, unlock()) }()
-	r, err := loadUsage(f)
-	if err != nil {
-		return err
-	}
-	r.beginTaking()
-	if err := s.storeUsage(f, &r, true); err != nil {
-		return err
-	}
-	err = change(&r)
-	r.Unsure--
-	return errors.Join(err, s.storeUsage(f, &r, true))
+func (s *Store) takeAway(ctx context.Context, change func(*usageRecord) error) error {
+	return s.lockUsage(ctx, func(f *os.File, r *usageRecord) error {
+		r.beginTaking()
+		if err := s.storeUsage(f, r, true); err != nil {
+			return err
+		}
+		err := change(r)
+		r.Unsure--
+		return errors.Join(err, s.storeUsage(f, r, true))
+	})
 }
 
 // beginTaking announces that something will be taken away.
