@@ -149,16 +149,10 @@ func (s *Store) DiffStacks(ctx context.Context, from, to []DiffID) ([]tree.Chang
 	if err != nil {
 		return nil, err
 	}
-	roots := [2]*tree.Node{base, base}
+	var roots [2]*tree.Node
 	for i, rest := range [][]DiffID{from[common:], to[common:]} {
-		for _, d := range rest {
-			l, err := s.layerTree(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			if roots[i], err = tree.Merge(roots[i], l); err != nil {
-				return nil, fmt.Errorf("apply layer %s: %w", d, err)
-			}
+		if roots[i], err = s.mergeOnto(ctx, base, rest); err != nil {
+			return nil, err
 		}
 		if roots[i] == nil {
 			roots[i] = &tree.Node{Inode: tree.Implied()}

@@ -245,7 +245,12 @@ func (s *Store) buildTree(ctx context.Context, top ChainID, name string, opts er
 
 // Tree returns the merged tree of a stack in memory, made from the recipes.
 func (s *Store) Tree(ctx context.Context, layers []DiffID) (*tree.Node, error) {
-	nodes := make([]*tree.Node, len(layers))
+	return s.mergeOnto(ctx, nil, layers)
+}
+
+// mergeOnto merges layers, bottom first, onto the tree base, which may be nil, and names
+// the layer that cannot be.
+func (s *Store) mergeOnto(ctx context.Context, base *tree.Node, layers []DiffID) (*tree.Node, error) {
 	for i, d := range layers {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -254,21 +259,11 @@ func (s *Store) Tree(ctx context.Context, layers []DiffID) (*tree.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		nodes[i] = n
-	}
-	return mergeAll(layers, nodes)
-}
-
-// mergeAll merges layers bottom to top and names the layer that cannot be.
-func mergeAll(layers []DiffID, nodes []*tree.Node) (*tree.Node, error) {
-	var root *tree.Node
-	for i, n := range nodes {
-		var err error
-		if root, err = tree.Merge(root, n); err != nil {
-			return nil, fmt.Errorf("apply layer %d of %d, %s: %w", i+1, len(layers), layers[i], err)
+		if base, err = tree.Merge(base, n); err != nil {
+			return nil, fmt.Errorf("apply layer %d of %d, %s: %w", i+1, len(layers), d, err)
 		}
 	}
-	return root, nil
+	return base, nil
 }
 
 func (s *Store) layerTree(ctx context.Context, d DiffID) (*tree.Node, error) {
