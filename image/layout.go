@@ -45,12 +45,6 @@ func (s *Store) writeLayout(ctx context.Context) error {
 	return nil
 }
 
-// SyncLayout brings index.json up to date with the names, for a store
-// whose names were changed by other means.
-func (s *Store) SyncLayout(ctx context.Context) error {
-	return s.change(ctx, func(*changes) error { return nil })
-}
-
 // EncodeLayoutIndex returns an index.json with these entries.
 func EncodeLayoutIndex(entries []ocispec.Descriptor) ([]byte, error) {
 	if entries == nil {

@@ -24,8 +24,7 @@ func newCommitCmd(a *app) *cobra.Command {
 		Short: "Make an image of a snapshot: its image with what was changed as a new layer",
 		Long: `Commit records what was written to a snapshot as a new layer and prints the id of the
 new image. It reads what was changed and nothing else; the snapshot stays as it is and
-may be mounted. Without NAME the image has its id only, and
-the next gc takes it.`,
+may be mounted. Without NAME the image is kept under its digest until it is removed.`,
 		Example: `  layerfs commit work debian:mine
   layerfs commit -c 'CMD ["/bin/bash"]' -m "add tools" work debian:mine`,
 		Args:              cobra.RangeArgs(1, 2),

@@ -144,7 +144,7 @@ func newTagCmd(a *app) *cobra.Command {
 		Short:             "Give an image further names",
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: a.completeImages(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			ctx := cmd.Context()
 			store, err := a.imageStore(ctx)
 			if err != nil {
@@ -168,8 +168,7 @@ func newTagCmd(a *app) *cobra.Command {
 				}
 				refs = append(refs, image.Ref{Name: name, Target: m.Target, Source: "tag of " + args[0]})
 			}
-			err = store.SetRefs(ctx, refs...)
-			return err
+			return store.SetRefs(ctx, refs...)
 		},
 	}
 }

@@ -87,18 +87,15 @@ func (a *app) runSave(ctx context.Context, o saveOptions, words []string) (err e
 	opts.Progress = func(pr archive.Progress) { p.part(pr.Name, pr.Done, pr.Total) }
 	layers := &imageLayers{store: a.snaps, session: sess}
 	var saved []archive.Saved
-	switch {
-	case o.output == "" || o.output == "-":
-		out, oerr := a.outputFile("")
+	if strings.HasSuffix(o.output, "/") || isDirectory(o.output) {
+		saved, err = archive.SaveDir(ctx, store, layers, o.output, items, opts)
+	} else {
+		out, oerr := a.outputFile(o.output)
 		if oerr != nil {
 			return oerr
 		}
 		saved, err = archive.Save(ctx, store, layers, out, items, opts)
 		err = out.finish(err)
-	case strings.HasSuffix(o.output, "/") || isDirectory(o.output):
-		saved, err = archive.SaveDir(ctx, store, layers, o.output, items, opts)
-	default:
-		saved, err = archive.SaveFile(ctx, store, layers, o.output, items, opts)
 	}
 	if err != nil {
 		return err

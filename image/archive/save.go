@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/layerfs/layerfs/image"
@@ -126,42 +123,6 @@ func Save(ctx context.Context, store *image.Store, layers image.Layers, w io.Wri
 	err = c.writeTar(ctx, w)
 	if err = errors.Join(err, c.close()); err != nil {
 		return nil, fmt.Errorf("save images: %w", err)
-	}
-	return saved, nil
-}
-
-// SaveFile is Save into a file, which is there afterwards if and only if all went well.
-// Something at name that is not a regular file, such as a pipe, is written to.
-func SaveFile(ctx context.Context, store *image.Store, layers image.Layers, name string, items []Item, o SaveOptions) (_ []Saved, err error) {
-	info, err := os.Stat(name)
-	if err == nil && !info.Mode().IsRegular() {
-		if info.IsDir() {
-			return nil, fmt.Errorf("save images: %s is a directory: %w", name, fs.ErrExist)
-		}
-		f, err := os.OpenFile(name, os.O_WRONLY, 0)
-		if err != nil {
-			return nil, fmt.Errorf("save images: %w", err)
-		}
-		saved, err := Save(ctx, store, layers, f, items, o)
-		return saved, errors.Join(err, f.Close())
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("save images: %w", err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".save-*")
-	if err != nil {
-		return nil, fmt.Errorf("save images: %w", err)
-	}
-	saved, err := Save(ctx, store, layers, f, items, o)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(f.Name()))
 	}
 	return saved, nil
 }

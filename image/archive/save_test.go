@@ -294,16 +294,11 @@ func TestSaveFails(t *testing.T) {
 			t.Errorf("%+v was accepted", o)
 		}
 	}
-	// A file is there whole or not at all.
-	name := filepath.Join(t.TempDir(), "out.tar")
 	if err := os.Remove(filepath.Join(w.dir, "layers", digest.FromBytes(f.tars[0]).Encoded()+".tar")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := SaveFile(t.Context(), w.store, w.layers, name, items, SaveOptions{}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Save(t.Context(), w.store, w.layers, io.Discard, items, SaveOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
-	}
-	if left, err := os.ReadDir(filepath.Dir(name)); err != nil || len(left) != 0 {
-		t.Error(left, err)
 	}
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
