@@ -53,9 +53,11 @@ test-rootless: setup ## run the tests as an unprivileged user (from root)
 	go test -json $(TEST_FLAGS) -exec '$(CURDIR)/tools/asuser.sh' \
 		$$(go list $(PKG) | grep -v /internal/archtest) | $(REPORT) rootless
 
+# The detector's runtime sleeps for a second at the end of every process, and the tests of
+# the command line run some thousand of them.
 .PHONY: test-race
 test-race: setup ## run the short tests under the race detector
-	CGO_ENABLED=1 go test -json -race -short $(TEST_FLAGS) $(PKG) | $(REPORT) race
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=10 go test -json -race -short $(TEST_FLAGS) $(PKG) | $(REPORT) race
 
 .PHONY: test-tools
 test-tools: ## test the development tools of this repository
