@@ -32,10 +32,10 @@ type cloneArgs struct {
 // the machine. It is smaller than PIPE_BUF, so it arrives whole.
 type report struct{ row, errno uint32 }
 
-// start makes the child with the namespaces of flags and lets it run the table.
+// fork makes the child with the namespaces of flags and lets it run the table.
 // Failures of the table are written to the descriptor failed, which is to be closed
 // by execve. It returns the child's pidfd. The caller has locked the thread.
-func start(flags uint64, t *table, failed int) (pid, pidfd int, err error) {
+func fork(flags uint64, t *table, failed int) (pid, pidfd int, err error) {
 	fd := new(int32) // the kernel writes here, so it must not lie on a stack that moves
 	args := &cloneArgs{
 		flags:      flags | unix.CLONE_PIDFD,

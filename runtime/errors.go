@@ -37,21 +37,38 @@ const (
 	stepExecute = "execute"
 )
 
-// startError turns the report of a child into an error and an exit code.
-func startError(s step, errno syscall.Errno) (int, error) {
+// StartCode is the exit code for a container or process that could not be started: one
+// of the Exit constants, or 0 without an error.
+func StartCode(err error) int {
+	var e *Error
+	if err == nil {
+		return 0
+	}
+	if !errors.As(err, &e) {
+		return ExitFailed
+	}
+	switch {
+	case e.Step == stepFind && (errors.Is(e.Err, syscall.ENOENT) || errors.Is(e.Err, syscall.ENOTDIR)),
+		e.Step == stepExecute && errors.Is(e.Err, syscall.ENOENT):
+		return ExitNotFound
+	case e.Step == stepFind || e.Step == stepExecute:
+		return ExitNotExecutable
+	default:
+		return ExitFailed
+	}
+}
+
+// startError turns the report of a child into an error.
+func startError(s step, errno syscall.Errno) error {
 	err := &Error{Step: s.what, Object: s.object, Err: errno}
 	switch {
-	case s.what == stepFind && (errors.Is(errno, syscall.ENOENT) || errors.Is(errno, syscall.ENOTDIR)):
-		return ExitNotFound, err
 	case s.what == stepFind && errors.Is(errno, syscall.ELOOP):
-		return ExitNotExecutable, fmt.Errorf("%w (magic links of /proc are not executed)", err)
+		return fmt.Errorf("%w (magic links of /proc are not executed)", err)
 	case s.what == stepExecute && errors.Is(errno, syscall.ENOENT):
-		return ExitNotFound, fmt.Errorf("%w (the program is there; its interpreter or dynamic linker is not)", err)
-	case s.what == stepFind || s.what == stepExecute:
-		return ExitNotExecutable, err
+		return fmt.Errorf("%w (the program is there; its interpreter or dynamic linker is not)", err)
 	case s.what == stepProtected && errors.Is(errno, syscall.ELOOP):
-		return ExitFailed, fmt.Errorf("%w (it must be a directory, without symbolic links on the way)", err)
+		return fmt.Errorf("%w (it must be a directory, without symbolic links on the way)", err)
 	default:
-		return ExitFailed, err
+		return err
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path"
@@ -93,9 +92,10 @@ func checkSupported(s *specs.Spec) error {
 	return nil
 }
 
-// makePlan writes the table of a container. Files that are not given as streams are
-// the null device. On failure nothing is held.
-func makePlan(s *specs.Spec, root Root, streams [3]*os.File, failed int, logger *slog.Logger) (_ *plan, err error) {
+// makePlan writes the table of a container, whose failures go to the descriptor failed.
+// On failure nothing is held.
+func makePlan(c *Config, failed int) (_ *plan, err error) {
+	s := c.Spec
 	if err := checkSupported(s); err != nil {
 		return nil, err
 	}
@@ -113,13 +113,13 @@ func makePlan(s *specs.Spec, root Root, streams [3]*os.File, failed int, logger 
 	if err := checkNull(nullFD); err != nil {
 		return nil, err
 	}
-	rootFile, err := root.detached()
+	rootFile, err := c.Root.detached()
 	if err != nil {
 		return nil, err
 	}
 	rootFD := p.hold(rootFile)
 
-	report := p.streams(streams, nullFD, failed)
+	report := p.streams([3]*os.File{c.Stdin, c.Stdout, c.Stderr}, nullFD, failed)
 	newNet, err := p.namespaces(s.Linux.Namespaces)
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func makePlan(s *specs.Spec, root Root, streams [3]*os.File, failed int, logger 
 	if err := p.leave(s, rootFD, report); err != nil {
 		return nil, err
 	}
-	if err := p.process(s.Process, logger); err != nil {
+	if err := p.process(c); err != nil {
 		return nil, err
 	}
 	return p, p.table.err
@@ -403,8 +403,8 @@ func (p *plan) leave(s *specs.Spec, root int, report result) error {
 
 // process adds the rows that make the process what the specification says, the
 // program last.
-func (p *plan) process(s *specs.Process, logger *slog.Logger) error {
-	t := p.table
+func (p *plan) process(c *Config) error {
+	t, s := p.table, c.Spec.Process
 	if err := t.limits(s.Rlimits); err != nil {
 		return err
 	}
@@ -417,7 +417,7 @@ func (p *plan) process(s *specs.Process, logger *slog.Logger) error {
 		return err
 	}
 	if missing := caps.limit(have); missing != 0 {
-		logger.Warn("container gets fewer capabilities than asked for", "missing", missing.String())
+		c.Logger.Warn("container gets fewer capabilities than asked for", "missing", missing.String())
 	}
 	umask := 0o022
 	if s.User.Umask != nil {
@@ -428,11 +428,18 @@ func (p *plan) process(s *specs.Process, logger *slog.Logger) error {
 	if s.NoNewPrivileges {
 		t.call(step{"set no_new_privs", ""}, unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
-	// A change of user clears this, so it comes after.
+	if !c.Detach {
+		t.dieWithCaller()
+	}
+	return t.execute(s.Args, s.Env)
+}
+
+// dieWithCaller adds the rows that make the kernel kill the process when the thread that
+// made it ends. A change of user clears this, so it comes after.
+func (t *table) dieWithCaller() {
 	t.call(step{"die with the caller", ""}, unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
 	// If the caller is gone by now, nobody reads the report, which poll tells.
 	reader := &unix.PollFd{Fd: reportFD}
 	t.call(step{"look for the caller", ""}, unix.SYS_PPOLL, at(reader), 1, at(&unix.Timespec{}), 0, 0)
 	t.last().kind = kindZero
-	return t.execute(s.Args, s.Env)
 }

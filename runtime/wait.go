@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waitid reaps the process of a pidfd. It blocks a thread.
-func waitid(pidfd int, info *waitInfo) error {
-	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd),
+// waitid reaps a child. It blocks a thread.
+func waitid(pid int, info *waitInfo) error {
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid),
 		uintptr(unsafe.Pointer(info)), unix.WEXITED, 0, 0)
 	if errno != 0 {
 		return errno

@@ -1,0 +1,181 @@
+package runtime
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	goruntime "runtime"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Config is a container to start.
+type Config struct {
+	Spec *specs.Spec // Root.Path is not used; Root.Readonly is
+	Root Root
+
+	// The streams of the process; nil is the null device. They are passed as they are,
+	// and stay the caller's to close. With Spec.Process.Terminal they must be nil.
+	Stdin, Stdout, Stderr *os.File
+
+	// Detach lets the container outlive the caller. Without it, it is killed when this
+	// process dies.
+	Detach bool
+
+	Logger *slog.Logger // nil discards
+
+	// What follows is for [Run] alone.
+
+	// Signals are forwarded to the process, but for SIGCHLD and SIGURG, which are about
+	// the caller. It may be nil, and may be closed. The first process of a pid namespace
+	// gets only signals that it handles, and SIGKILL.
+	Signals <-chan os.Signal
+
+	// Grace is the time between SIGTERM and SIGKILL when the context ends; 0 means ten
+	// seconds, and a negative one that there is no SIGTERM.
+	Grace time.Duration
+
+	// Started, if not nil, is called with the id of the process, as the caller's pid
+	// namespace has it, once the program runs.
+	Started func(pid int)
+}
+
+// Start prepares and starts the container and returns once its program runs. An error
+// says why it could not, as an [*Error] where a step failed, and [StartCode] has the exit
+// code for it; nothing is left then. The context bounds the start alone: what it ends
+// later is no business of the container.
+//
+// The caller waits for the process and closes it. Without Config.Detach the process is
+// made by a thread that lives as long as it does, so what a goroutine changed of the
+// thread that it is locked to is not handed on.
+func Start(ctx context.Context, c Config) (*Process, error) {
+	if c.Detach {
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
+		return start(ctx, &c)
+	}
+	return keep(func() (*Process, error) { return start(ctx, &c) })
+}
+
+// keep starts a process on a thread that stays until it has ended, since the end of the
+// thread would kill it.
+func keep(start func() (*Process, error)) (*Process, error) {
+	type outcome struct {
+		p   *Process
+		err error
+	}
+	started := make(chan outcome, 1)
+	go func() {
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
+		p, err := start()
+		if err != nil {
+			started <- outcome{nil, err}
+			return
+		}
+		end := make(chan ended, 1)
+		p.end = end
+		started <- outcome{p, nil}
+		status, err := reap(p.pid)
+		end <- ended{status, err}
+	}()
+	o := <-started
+	return o.p, o.err
+}
+
+// start starts a container from the calling thread, which is locked.
+func start(ctx context.Context, c *Config) (*Process, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("start container: %w", context.Cause(ctx))
+	}
+	began := time.Now()
+	ch, err := launch(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := ch.started(ctx); err != nil {
+		return nil, errors.Join(err, ch.abandon())
+	}
+	c.Logger.Debug("container started", "pid", ch.pid, "took", time.Since(began))
+	return &Process{pid: ch.pid, pidfd: ch.pidfd}, nil
+}
+
+// child is a process that runs its table.
+type child struct {
+	pid    int
+	pidfd  *os.File
+	report *os.File // the end to read
+	steps  []step
+}
+
+func launch(c *Config) (_ *child, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe for reports: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	p, err := makePlan(c, int(w.Fd()))
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	pid, pidfd, err := fork(p.flags, p.table, int(w.Fd()))
+	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
+		goruntime.KeepAlive(f)
+	}
+	closeErr := errors.Join(w.Close(), p.close())
+	if err != nil {
+		return nil, errors.Join(err, closeErr)
+	}
+	ch := &child{pid: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd"), report: r, steps: p.table.steps}
+	if closeErr != nil {
+		return nil, errors.Join(closeErr, ch.abandon())
+	}
+	return ch, nil
+}
+
+// started waits until the program runs. It returns why the start failed otherwise.
+func (ch *child) started(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		_ = ch.report.SetReadDeadline(time.Unix(1, 0)) // closed: then nobody reads
+	})
+	defer stop()
+	var b [8]byte
+	n, err := io.ReadFull(ch.report, b[:])
+	closeErr := ch.report.Close()
+	switch {
+	case errors.Is(err, io.EOF):
+		return closeErr
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("start container: %w", context.Cause(ctx))
+	case err != nil:
+		return fmt.Errorf("read report of the container's process: %d bytes: %w", n, err)
+	}
+	row := int(binary.NativeEndian.Uint32(b[:4]))
+	errno := syscall.Errno(binary.NativeEndian.Uint32(b[4:]))
+	if row >= len(ch.steps) {
+		return fmt.Errorf("report of the container's process: row %d of %d: %w", row, len(ch.steps), fs.ErrInvalid)
+	}
+	return startError(ch.steps[row], errno)
+}
+
+// abandon ends a child that did not become what it should.
+func (ch *child) abandon() error {
+	err := signal(ch.pidfd, unix.SIGKILL)
+	_, waitErr := reap(ch.pid)
+	return errors.Join(err, waitErr, ch.pidfd.Close())
+}
