@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,14 +9,35 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// shape is what tells the kinds of documents apart.
+// shape is what tells the kinds of documents apart: which fields there are.
 type shape struct {
-	SchemaVersion *int            `json:"schemaVersion"`
-	MediaType     string          `json:"mediaType"`
-	Config        json.RawMessage `json:"config"`
-	Layers        json.RawMessage `json:"layers"`
-	Manifests     json.RawMessage `json:"manifests"`
-	FSLayers      json.RawMessage `json:"fsLayers"`
+	schemaVersion                       *int
+	mediaType                           string
+	config, layers, manifests, fsLayers bool
+}
+
+// shapeOf reads the outline of a document from the members that it has.
+func shapeOf(members []member) (s shape, err error) {
+	for _, m := range members {
+		switch foldKey(m.key) {
+		case "schemaversion":
+			err = unmarshal(m.value, &s.schemaVersion)
+		case "mediatype":
+			err = unmarshal(m.value, &s.mediaType)
+		case "config":
+			s.config = true
+		case "layers":
+			s.layers = true
+		case "manifests":
+			s.manifests = true
+		case "fslayers":
+			s.fsLayers = true
+		}
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", m.key, err)
+		}
+	}
+	return s, nil
 }
 
 // DetectMediaType returns the media type of a manifest or an index: what it says of
@@ -31,39 +51,40 @@ func DetectMediaType(data []byte) (string, error) {
 // documentType checks the outline of a document against the media type under which it
 // was referred to, "" when that is unknown, and returns its media type.
 func documentType(want string, data []byte, limit int) (string, error) {
-	if err := CheckJSON(data, limit); err != nil {
+	members, err := checkJSON(data, limit)
+	if err != nil {
 		return "", err
 	}
-	var s shape
-	if err := unmarshal(data, &s); err != nil {
+	s, err := shapeOf(members)
+	if err != nil {
 		return "", err
 	}
-	if want == dockerSchema1 || want == dockerSchema1Signed || len(s.FSLayers) > 0 || (s.SchemaVersion != nil && *s.SchemaVersion == 1) {
+	if want == dockerSchema1 || want == dockerSchema1Signed || s.fsLayers || (s.schemaVersion != nil && *s.schemaVersion == 1) {
 		return "", fmt.Errorf("docker manifest of schema 1, which no longer can be verified; push the image again with a current tool: %w", errors.Join(fs.ErrInvalid, errors.ErrUnsupported))
 	}
-	if s.SchemaVersion == nil || *s.SchemaVersion != 2 {
+	if s.schemaVersion == nil || *s.schemaVersion != 2 {
 		return "", fmt.Errorf("schemaVersion is not 2: %w", fs.ErrInvalid)
 	}
-	if len(s.Manifests) > 0 && (len(s.Layers) > 0 || len(s.Config) > 0) {
+	if s.manifests && (s.layers || s.config) {
 		return "", fmt.Errorf("document is a manifest and an index at once: %w", fs.ErrInvalid)
 	}
-	if want != "" && s.MediaType != "" && s.MediaType != want {
-		return "", fmt.Errorf("document says it is %.100q, and %.100q was expected: %w", s.MediaType, want, fs.ErrInvalid)
+	if want != "" && s.mediaType != "" && s.mediaType != want {
+		return "", fmt.Errorf("document says it is %.100q, and %.100q was expected: %w", s.mediaType, want, fs.ErrInvalid)
 	}
 	got := want
 	if got == "" {
-		got = s.MediaType
+		got = s.mediaType
 	}
 	switch {
-	case got == "" && len(s.Manifests) > 0:
+	case got == "" && s.manifests:
 		got = ocispec.MediaTypeImageIndex
-	case got == "" && len(s.Config) > 0:
+	case got == "" && s.config:
 		got = ocispec.MediaTypeImageManifest
 	}
 	switch {
-	case IsIndex(got) && len(s.Manifests) == 0:
+	case IsIndex(got) && !s.manifests:
 		return "", fmt.Errorf("index has no manifests: %w", fs.ErrInvalid)
-	case IsManifest(got) && len(s.Config) == 0:
+	case IsManifest(got) && !s.config:
 		return "", fmt.Errorf("manifest has no config: %w", fs.ErrInvalid)
 	case !IsIndex(got) && !IsManifest(got):
 		return "", fmt.Errorf("media type %.100q is neither a manifest nor an index: %w", got, fs.ErrInvalid)

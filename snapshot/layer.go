@@ -48,7 +48,10 @@ type LayerExpect struct {
 	Progress  func(bytes int64) // called with the number of further bytes read; may be nil
 }
 
-func layerName(d DiffID) string { return "layers/sha256/" + d.hex() }
+// layersDir holds the recipes.
+const layersDir = "layers/sha256"
+
+func layerName(d DiffID) string { return layersDir + "/" + d.hex() }
 
 // blobPath is where the bytes of a kept blob lie.
 func blobPath(d digest.Digest) string {

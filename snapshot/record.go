@@ -131,31 +131,39 @@ func parseRecord(data []byte) (*Record, error) {
 	if err := json.Unmarshal(data, &rec); err != nil {
 		return nil, fmt.Errorf("parse snapshot record: %w: %w", err, fs.ErrInvalid)
 	}
+	if err := rec.check(); err != nil {
+		return nil, err
+	}
+	return &rec, nil
+}
+
+// check refuses a record with values that are not allowed.
+func (rec *Record) check() error {
 	if rec.Version != recordVersion {
-		return nil, fmt.Errorf("snapshot record of version %d, this program knows %d: %w", rec.Version, recordVersion, errors.ErrUnsupported)
+		return fmt.Errorf("snapshot record of version %d, this program knows %d: %w", rec.Version, recordVersion, errors.ErrUnsupported)
 	}
 	switch rec.Kind {
 	case Active, View, Sealed:
 	default:
-		return nil, fmt.Errorf("snapshot record of kind %q: %w", rec.Kind, fs.ErrInvalid)
+		return fmt.Errorf("snapshot record of kind %q: %w", rec.Kind, fs.ErrInvalid)
 	}
 	if _, err := ParseKey(string(rec.Key)); err != nil {
-		return nil, err
+		return err
 	}
 	if len(rec.Layers) > MaxLayers || len(rec.Below) > maxBelow {
-		return nil, fmt.Errorf("snapshot record with %d layers and %d below: %w", len(rec.Layers), len(rec.Below), fs.ErrInvalid)
+		return fmt.Errorf("snapshot record with %d layers and %d below: %w", len(rec.Layers), len(rec.Below), fs.ErrInvalid)
 	}
 	for _, d := range rec.Layers {
 		if _, err := ParseDiffID(string(d)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, k := range rec.Below {
 		if _, err := ParseKey(string(k)); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return &rec, nil
+	return nil
 }
 
 func (s *Store) writeRecord(ctx context.Context, rec *Record) error {
@@ -168,11 +176,15 @@ func (s *Store) writeRecord(ctx context.Context, rec *Record) error {
 
 // encodeRecord refuses what parseRecord would refuse.
 func encodeRecord(rec *Record) ([]byte, error) {
+	if err := rec.check(); err != nil {
+		return nil, err
+	}
 	data, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return nil, err
 	}
-	data = append(data, '\n')
-	_, err = parseRecord(data)
-	return data, err
+	if len(data) >= maxRecordBytes {
+		return nil, fmt.Errorf("snapshot record of %d bytes, limit %d: %w", len(data), maxRecordBytes, fs.ErrInvalid)
+	}
+	return append(data, '\n'), nil
 }

@@ -70,7 +70,8 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 	}
 	rec := &Record{Version: recordVersion, Key: key, Kind: kind, Layers: o.Layers, Below: o.Below,
 		Image: o.Image, Ref: o.Ref, Labels: o.Labels, Created: s.now().UTC().Truncate(time.Millisecond)}
-	if _, err := encodeRecord(rec); err != nil {
+	data, err := encodeRecord(rec)
+	if err != nil {
 		return nil, err
 	}
 	root := o.root
@@ -91,25 +92,28 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 	if err := s.makeHome(key, root); err != nil {
 		return nil, err
 	}
-	return rec, s.nameNew(ctx, rec)
+	return rec, s.nameNew(ctx, rec, data)
 }
 
-// nameNew writes the record of a new snapshot, for which all else is there and durable.
-// No sweep runs from the look at what the snapshot needs until the record keeps it.
-func (s *Store) nameNew(ctx context.Context, rec *Record) (err error) {
+// nameNew writes the record of a new snapshot, encoded as data, for which all else is
+// there and durable. No sweep runs from the look at what the snapshot needs until the
+// record keeps it.
+func (s *Store) nameNew(ctx context.Context, rec *Record, data []byte) (err error) {
 	unlock, err := s.disk.Share(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	for _, d := range rec.Layers {
-		_, _, err := s.disk.StatRecord(layerName(d))
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("layer %s is not in the store; load or pull its image again: %w", d, fs.ErrNotExist)
-		}
-		if err != nil {
-			return err
-		}
+	names := make([]string, len(rec.Layers))
+	for i, d := range rec.Layers {
+		names[i] = d.hex()
+	}
+	missing, err := s.disk.MissingRecord(layersDir, names)
+	if err != nil {
+		return err
+	}
+	if missing != "" {
+		return fmt.Errorf("layer sha256:%s is not in the store; load or pull its image again: %w", missing, fs.ErrNotExist)
 	}
 	for _, k := range rec.Below {
 		below, err := s.readRecord(k)
@@ -120,7 +124,7 @@ func (s *Store) nameNew(ctx context.Context, rec *Record) (err error) {
 			return fmt.Errorf("stand on snapshot %s: %w", k, err)
 		}
 	}
-	return s.writeRecord(ctx, rec)
+	return s.disk.WriteRecord(ctx, recordName(rec.Key), data)
 }
 
 // SetLabels changes labels of a snapshot; an empty value removes one.

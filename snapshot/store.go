@@ -124,7 +124,7 @@ func (s *Store) once(ctx context.Context, name string, have func() (bool, error)
 
 // walkLayers visits the layers of the store.
 func (s *Store) walkLayers(ctx context.Context, fn func(DiffID) error) error {
-	return s.walkNames(ctx, "layers/sha256", func(name string) error {
+	return s.walkNames(ctx, layersDir, func(name string) error {
 		d, err := ParseDiffID("sha256:" + name)
 		if err != nil {
 			return nil //nolint:nilerr // not a layer: some other program's file

@@ -78,6 +78,39 @@ func (s *Store) StatRecord(rel string) (size int64, mod time.Time, err error) {
 	return fi.Size(), fi.ModTime(), nil
 }
 
+// MissingRecord returns the first of the records, all of one directory, that is not
+// there, "" when all are. It costs one system call for each.
+func (s *Store) MissingRecord(dir string, names []string) (missing string, err error) {
+	for _, name := range names {
+		if err := checkRecord(dir + "/" + name); err != nil || strings.ContainsRune(name, '/') {
+			return "", errors.Join(fmt.Errorf("record %.100q of %s: %w", name, dir, fs.ErrInvalid), err)
+		}
+	}
+	if len(names) == 0 {
+		return "", nil
+	}
+	f, err := s.root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return names[0], nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for records in %s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fd := int(f.Fd())
+	for _, name := range names {
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, fs.ErrNotExist) {
+			return name, nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("look for record %s/%s: %w", dir, name, err)
+		}
+	}
+	return "", nil
+}
+
 // WriteRecord creates or replaces a record, and missing directories above it. When it
 // returns nil the new content is durable; whatever happens, there is the old or the new
 // one. To make something reachable that no live ingest keeps, hold [Store.Share]

@@ -93,6 +93,34 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+func TestMissingRecord(t *testing.T) {
+	s := newStore(t)
+	for _, name := range []string{"a", "b"} {
+		if err := s.WriteRecord(t.Context(), "layers/sha256/"+name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		dir, names, missing string
+	}{
+		{"layers/sha256", "", ""},
+		{"layers/sha256", "a b a", ""},
+		{"layers/sha256", "a c d", "c"},
+		{"layers/none", "a", "a"},
+		{"layers/none", "", ""},
+	} {
+		got, err := s.MissingRecord(c.dir, strings.Fields(c.names))
+		if err != nil || got != c.missing {
+			t.Errorf("%s of %q: %q, %v, want %q", c.dir, c.names, got, err, c.missing)
+		}
+	}
+	for _, c := range [][2]string{{"layers", "sha256/a"}, {"layers", ".."}, {"objects", "a"}, {"layers/../refs", "a"}, {"layers", ""}} {
+		if _, err := s.MissingRecord(c[0], []string{c[1]}); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%q: %v, want fs.ErrInvalid", c, err)
+		}
+	}
+}
+
 func TestRecordRefuses(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
