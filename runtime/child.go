@@ -32,15 +32,20 @@ type cloneArgs struct {
 // the machine. It is smaller than PIPE_BUF, so it arrives whole.
 type report struct{ row, errno uint32 }
 
-// fork makes the child with the namespaces of flags and lets it run the table.
+// fork makes the child with the namespaces of flags, in the cgroup of a descriptor unless
+// it is negative, and lets it run the table.
 // Failures of the table are written to the descriptor failed, which is to be closed
 // by execve. It returns the child's pidfd. The caller has locked the thread.
-func fork(flags uint64, t *table, failed int) (pid, pidfd int, err error) {
+func fork(flags uint64, cgroup int, t *table, failed int) (pid, pidfd int, err error) {
 	fd := new(int32) // the kernel writes here, so it must not lie on a stack that moves
 	args := &cloneArgs{
 		flags:      flags | unix.CLONE_PIDFD,
 		pidfd:      uint64(uintptr(unsafe.Pointer(fd))),
 		exitSignal: uint64(syscall.SIGCHLD),
+	}
+	if cgroup >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(cgroup)
 	}
 	out := new(report)
 	// No other thread may hold a descriptor open that is not yet marked close-on-exec.

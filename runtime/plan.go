@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerfs/layerfs/runtime/cgroup"
 )
 
 const sizeofHow = unsafe.Sizeof(unix.OpenHow{})
@@ -31,10 +33,12 @@ var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
 
 // plan is a container ready to be started: the table, and the files that its rows use.
 type plan struct {
-	table *table
-	flags uint64
-	files []*os.File
-	nulls []int // the standard streams that are the null device
+	table  *table
+	flags  uint64
+	files  []*os.File
+	entry  *cgroup.Entry // or nil
+	cgroup int           // to be made in, of version 2, or -1
+	nulls  []int         // the standard streams that are the null device
 }
 
 func (p *plan) close() error {
@@ -43,7 +47,42 @@ func (p *plan) close() error {
 		errs = append(errs, f.Close())
 	}
 	p.files = nil
+	if p.entry != nil {
+		errs = append(errs, p.entry.Close())
+	}
 	return errors.Join(errs...)
+}
+
+// cloneFlags are the namespaces that the child is made with. One of cgroups shows as its
+// root the group that its maker is in, so where the child has to go into a group first,
+// it makes that namespace itself.
+func (p *plan) cloneFlags() uint64 {
+	if p.entry != nil {
+		return p.flags &^ unix.CLONE_NEWCGROUP
+	}
+	return p.flags
+}
+
+// enterCgroup adds the rows that put the process into its group.
+func (p *plan) enterCgroup(g *cgroup.Group) error {
+	if g == nil {
+		return nil
+	}
+	var err error
+	if p.entry, err = g.Enter(); err != nil {
+		return err
+	}
+	if p.entry.Unified != nil {
+		p.cgroup = int(p.entry.Unified.Fd())
+	}
+	for _, f := range p.entry.Procs {
+		s := step{"enter cgroup", f.Name()}
+		p.table.call(s, unix.SYS_WRITE, int(f.Fd()), "0", 1)
+	}
+	if p.flags&unix.CLONE_NEWCGROUP != 0 {
+		p.table.call(step{"make cgroup namespace", ""}, unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	}
+	return nil
 }
 
 // hold keeps a file open until the container runs.
@@ -53,7 +92,8 @@ func (p *plan) hold(f *os.File) int {
 }
 
 // checkSupported refuses what a specification may say and this package does not do.
-func checkSupported(s *specs.Spec) error {
+// Limits are applied by whoever made the group.
+func checkSupported(s *specs.Spec, limited bool) error {
 	if s == nil || s.Process == nil || s.Linux == nil {
 		return fmt.Errorf("start container: a specification needs process and linux: %w", fs.ErrInvalid)
 	}
@@ -70,8 +110,7 @@ func checkSupported(s *specs.Spec) error {
 		{p.IOPriority != nil, "process.ioPriority"},
 		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
 		{len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0, "linux.uidMappings and linux.gidMappings"},
-		{l.Resources != nil, "linux.resources"},
-		{l.CgroupsPath != "", "linux.cgroupsPath"},
+		{l.Resources != nil && !limited, "linux.resources and no cgroup"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Seccomp != nil, "linux.seccomp"},
 		{strings.TrimPrefix(l.RootfsPropagation, "r") != "" && l.RootfsPropagation != "private" && l.RootfsPropagation != "rprivate", "linux.rootfsPropagation " + l.RootfsPropagation},
@@ -96,10 +135,10 @@ func checkSupported(s *specs.Spec) error {
 // On failure nothing is held.
 func makePlan(c *Config, failed int) (_ *plan, err error) {
 	s := c.Spec
-	if err := checkSupported(s); err != nil {
+	if err := checkSupported(s, c.Cgroup != nil); err != nil {
 		return nil, err
 	}
-	p := &plan{table: newTable()}
+	p := &plan{table: newTable(), cgroup: -1}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -122,6 +161,9 @@ func makePlan(c *Config, failed int) (_ *plan, err error) {
 	report := p.streams([3]*os.File{c.Stdin, c.Stdout, c.Stderr}, nullFD, failed)
 	newNet, err := p.namespaces(s.Linux.Namespaces)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.enterCgroup(c.Cgroup); err != nil {
 		return nil, err
 	}
 	if err := p.enter(s, rootFD, newNet); err != nil {

@@ -37,6 +37,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if root := os.Getenv(asStarter); root != "" {
+		if err := startDetached(root); err != nil {
+			panic(err)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

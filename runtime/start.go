@@ -15,6 +15,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerfs/layerfs/runtime/cgroup"
 )
 
 // Config is a container to start.
@@ -25,6 +27,10 @@ type Config struct {
 	// The streams of the process; nil is the null device. They are passed as they are,
 	// and stay the caller's to close. With Spec.Process.Terminal they must be nil.
 	Stdin, Stdout, Stderr *os.File
+
+	// Cgroup is the group to start in, with its limits applied; nil is the caller's. It
+	// stays the caller's to remove.
+	Cgroup *cgroup.Group
 
 	// Detach lets the container outlive the caller. Without it, it is killed when this
 	// process dies.
@@ -133,7 +139,7 @@ func launch(c *Config) (_ *child, err error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	pid, pidfd, err := fork(p.flags, p.table, int(w.Fd()))
+	pid, pidfd, err := fork(p.cloneFlags(), p.cgroup, p.table, int(w.Fd()))
 	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
 		goruntime.KeepAlive(f)
 	}
