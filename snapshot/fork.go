@@ -36,6 +36,9 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 	if rec.Kind != Active {
 		return nil, fmt.Errorf("fork snapshot %s: it is %s, want active: %w", from, rec.Kind, errors.ErrUnsupported)
 	}
+	if err := s.mountable(rec); err != nil {
+		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
+	}
 	if _, err := s.readRecord(to); err == nil {
 		return nil, fmt.Errorf("fork snapshot %s to %s: %w", from, to, fs.ErrExist)
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -44,7 +47,7 @@ func (s *Store) Fork(ctx context.Context, from, to Key) (*Record, error) {
 	if err := s.mustBeIdle(from); err != nil {
 		return nil, fmt.Errorf("fork snapshot %s: %w", from, err)
 	}
-	root, err := s.upperRoot(from)
+	root, err := s.upperRoot(from, rec.namespace())
 	if err == nil {
 		rec, err = s.seal(ctx, rec, root)
 	}
@@ -129,6 +132,9 @@ func (s *Store) Reset(ctx context.Context, key Key) error {
 	}
 	if rec.Kind != Active {
 		return fmt.Errorf("reset snapshot %s: it is %s, want active: %w", key, rec.Kind, errors.ErrUnsupported)
+	}
+	if err := s.mountable(rec); err != nil {
+		return fmt.Errorf("reset snapshot %s: %w", key, err)
 	}
 	if err := s.mustBeIdle(key); err != nil {
 		return fmt.Errorf("reset snapshot %s: %w", key, err)

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/layerfs/layerfs/tree"
+	"github.com/layerfs/layerfs/unionfs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
@@ -71,6 +73,9 @@ func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	}
 	upper := filepath.Join(dir, "upper")
 	for _, x := range root.Xattrs {
+		if s.opts.Namespace == unionfs.User && privileged(x.Name) {
+			continue // nor do the layers show it in a user namespace
+		}
 		// An image may have attributes that overlayfs would take for its own.
 		if err := unix.Lsetxattr(upper, s.opts.Namespace.Escape(x.Name), []byte(x.Value), 0); err != nil {
 			return fmt.Errorf("set %s of the root directory: %w", x.Name, err)
@@ -80,8 +85,8 @@ func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	if err := unix.Lstat(upper, &st); err != nil {
 		return err
 	}
-	if st.Uid != root.UID || st.Gid != root.GID {
-		if err := os.Lchown(upper, int(root.UID), int(root.GID)); err != nil {
+	if uid, gid := s.opts.Owners(root.UID, root.GID); st.Uid != uid || st.Gid != gid {
+		if err := os.Lchown(upper, int(uid), int(gid)); err != nil {
 			return fmt.Errorf("set owner of the root directory: %w", err)
 		}
 	}
@@ -100,10 +105,15 @@ func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	return nil
 }
 
+// privileged reports whether an attribute can be set in the initial user namespace only.
+func privileged(name string) bool {
+	return strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "security.") && name != "security.capability"
+}
+
 // rootInode returns the metadata of the root directory below a snapshot.
 func (s *Store) rootInode(ctx context.Context, rec *Record) (*tree.Inode, error) {
 	if n := len(rec.Below); n > 0 {
-		return s.upperRoot(rec.Below[n-1])
+		return s.upperRoot(rec.Below[n-1], rec.namespace())
 	}
 	if len(rec.Layers) == 0 {
 		return tree.Implied(), nil
@@ -117,7 +127,7 @@ func (s *Store) rootInode(ctx context.Context, rec *Record) (*tree.Inode, error)
 }
 
 // upperRoot returns the metadata of the root directory of a snapshot as it is now.
-func (s *Store) upperRoot(key Key) (_ *tree.Inode, err error) {
+func (s *Store) upperRoot(key Key, ns unionfs.Namespace) (_ *tree.Inode, err error) {
 	dir, err := openDir(s.Upper(key))
 	if err != nil {
 		return nil, err
@@ -128,7 +138,7 @@ func (s *Store) upperRoot(key Key) (_ *tree.Inode, err error) {
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return nil, err
 	}
-	r := upperReader{ns: s.opts.Namespace, buf: make([]byte, 64<<10)}
+	r := upperReader{ns: ns, buf: make([]byte, 64<<10)}
 	if err := r.fill(&n, int(dir.Fd()), &st); err != nil {
 		return nil, err
 	}

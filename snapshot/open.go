@@ -33,6 +33,9 @@ func (s *Store) Mounts(ctx context.Context, key Key, o MountOptions) (unionfs.La
 	if rec.Kind == Sealed {
 		return unionfs.Layers{}, fmt.Errorf("mount snapshot %s: it is sealed; mount a fork of it: %w", key, errors.ErrUnsupported)
 	}
+	if err := s.mountable(rec); err != nil {
+		return unionfs.Layers{}, fmt.Errorf("mount snapshot %s: %w", key, err)
+	}
 	st, err := s.Stack(ctx, rec.Layers, StackOptions{Single: o.Single})
 	if err != nil {
 		return unionfs.Layers{}, fmt.Errorf("mount snapshot %s: %w", key, err)
@@ -53,6 +56,15 @@ func (s *Store) Mounts(ctx context.Context, key Key, o MountOptions) (unionfs.La
 	return l, nil
 }
 
+// mountable refuses a snapshot with uppers that mounts here would misread.
+func (s *Store) mountable(rec *Record) error {
+	if rec.Kind == View && len(rec.Below) == 0 || rec.namespace() == s.opts.Namespace {
+		return nil
+	}
+	return fmt.Errorf("what was written to it is marked with attributes %s*, and mounts here use %s*; use it as the user who made it: %w",
+		rec.namespace(), s.opts.Namespace, errors.ErrUnsupported)
+}
+
 // openUnion opens what is below a snapshot, and with upper its own upper on top, for
 // reading without mounting.
 func (s *Store) openUnion(ctx context.Context, rec *Record, upper bool) (_ *union, err error) {
@@ -67,7 +79,7 @@ func (s *Store) openUnion(ctx context.Context, rec *Record, upper bool) (_ *unio
 		keys = append(keys, rec.Key)
 	}
 	for _, k := range slices.Backward(keys) {
-		if err := u.addUpper(ctx, s.Upper(k), s.opts.Namespace); err != nil {
+		if err := u.addUpper(ctx, s.Upper(k), rec.namespace()); err != nil {
 			return nil, err
 		}
 	}

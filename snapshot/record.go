@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/layerfs/layerfs/unionfs"
 )
 
 // Kind is what a snapshot may be used for, a closed set.
@@ -35,7 +37,10 @@ type Record struct {
 	Image   string            `json:"image,omitempty"` // digest of the manifest it was made from
 	Ref     string            `json:"ref,omitempty"`   // the name by which that was given
 	Labels  map[string]string `json:"labels,omitempty"`
-	Created time.Time         `json:"created"`
+	// Namespace is that of the overlay attributes in the upper directory; "" is
+	// unionfs.Trusted.
+	Namespace unionfs.Namespace `json:"namespace,omitempty"`
+	Created   time.Time         `json:"created"`
 }
 
 const recordVersion = 1
@@ -56,6 +61,14 @@ func (s *Store) Stat(_ context.Context, key Key) (*Record, error) {
 		return nil, fmt.Errorf("snapshot %s: %w", key, err)
 	}
 	return rec, nil
+}
+
+// namespace returns that of the overlay attributes in the snapshot's upper directory.
+func (rec *Record) namespace() unionfs.Namespace {
+	if rec.Namespace == "" {
+		return unionfs.Trusted
+	}
+	return rec.Namespace
 }
 
 // Walk calls fn for every snapshot, sorted by key. One whose record is damaged is passed
@@ -146,6 +159,11 @@ func (rec *Record) check() error {
 	case Active, View, Sealed:
 	default:
 		return fmt.Errorf("snapshot record of kind %q: %w", rec.Kind, fs.ErrInvalid)
+	}
+	switch rec.Namespace {
+	case "", unionfs.User:
+	default:
+		return fmt.Errorf("snapshot record with overlay namespace %q: %w", rec.Namespace, fs.ErrInvalid)
 	}
 	if _, err := ParseKey(string(rec.Key)); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/tree"
+	"github.com/layerfs/layerfs/unionfs"
 )
 
 // Errors that callers tell apart.
@@ -70,6 +71,9 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 	}
 	rec := &Record{Version: recordVersion, Key: key, Kind: kind, Layers: o.Layers, Below: o.Below,
 		Image: o.Image, Ref: o.Ref, Labels: o.Labels, Created: s.now().UTC().Truncate(time.Millisecond)}
+	if s.opts.Namespace != unionfs.Trusted {
+		rec.Namespace = s.opts.Namespace
+	}
 	data, err := encodeRecord(rec)
 	if err != nil {
 		return nil, err
@@ -119,6 +123,9 @@ func (s *Store) nameNew(ctx context.Context, rec *Record, data []byte) (err erro
 		below, err := s.readRecord(k)
 		if err == nil && below.Kind != Sealed {
 			err = fmt.Errorf("it is %s, want sealed: %w", below.Kind, fs.ErrInvalid)
+		}
+		if err == nil && below.namespace() != rec.namespace() {
+			err = fmt.Errorf("it is marked with attributes %s*, this one is to be with %s*: %w", below.namespace(), rec.namespace(), errors.ErrUnsupported)
 		}
 		if err != nil {
 			return fmt.Errorf("stand on snapshot %s: %w", k, err)

@@ -42,10 +42,15 @@ type Options struct {
 	// InlineMax is the size in bytes up to which file contents are kept in recipes and
 	// trees instead of becoming objects; 0 is the default.
 	InlineMax int
-	// Namespace is that of the overlay attributes in upper directories; "" is
-	// unionfs.Trusted. It must be the one that the mounts of the store's snapshots use:
-	// what is a marker in one is an ordinary attribute of a file in the other.
+	// Namespace is that of the overlay attributes in upper directories that are made,
+	// which are those that can be mounted; "" is unionfs.Trusted. It must be the one
+	// that mounts use: what is a marker in one is an ordinary attribute of a file in the
+	// other. Each snapshot remembers its own.
 	Namespace unionfs.Namespace
+	// Owners returns the owner that files made here can have instead of the one that an
+	// image wants, in a user namespace that lacks the latter; nil is that they can have
+	// any.
+	Owners func(uid, gid uint32) (uint32, uint32)
 	// Workers is how many goroutines hash and store contents per layer; 0 is one for
 	// each processor.
 	Workers int
@@ -85,6 +90,9 @@ func New(d *disk.Store, o Options) (*Store, error) {
 	}
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Owners == nil {
+		o.Owners = func(uid, gid uint32) (uint32, uint32) { return uid, gid }
 	}
 	s := &Store{disk: d, opts: o, log: o.Logger, now: o.Now}
 	if s.log == nil {

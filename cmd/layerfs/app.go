@@ -14,6 +14,7 @@ import (
 	"github.com/layerfs/layerfs/cas/disk"
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/snapshot"
+	"github.com/layerfs/layerfs/unionfs"
 	"github.com/spf13/cobra"
 )
 
@@ -26,6 +27,7 @@ type app struct {
 	root    string // --root
 	verbose bool
 
+	args   []string           // of the whole program, to execute it anew; nil when it shall not
 	cancel context.CancelFunc // ends what is under way; nil when signals are not for it
 	caught bool               // a signal calls cancel
 
@@ -63,6 +65,7 @@ func commands() []command {
 		{"snapshot", "reset", newResetCmd},
 		{"snapshot", "snapshots", newSnapshotsCmd},
 		{"snapshot", "run", newRunCmd},
+		{"snapshot", "unshare", newUnshareCmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
 		{"store", "fsck", newFsckCmd},
@@ -258,7 +261,15 @@ func (a *app) store(ctx context.Context) (*snapshot.Store, error) {
 	if a.now, err = sourceDate(); err != nil {
 		return nil, err
 	}
-	a.snaps, err = snapshot.New(a.disk, snapshot.Options{Logger: a.logger(), Now: a.now})
+	opts := snapshot.Options{Logger: a.logger(), Now: a.now}
+	ids, err := rootless()
+	if err != nil {
+		return nil, err
+	}
+	if ids != nil || os.Geteuid() != 0 {
+		opts.Namespace, opts.Owners = unionfs.User, owners(ids)
+	}
+	a.snaps, err = snapshot.New(a.disk, opts)
 	return a.snaps, err
 }
 

@@ -45,6 +45,9 @@ func addChangeFlags(cmd *cobra.Command, o *commitOptions) {
 }
 
 func (a *app) runCommit(ctx context.Context, o commitOptions, args []string) (err error) {
+	if err := a.enter(); err != nil {
+		return err
+	}
 	var names []reference.Reference
 	if len(args) == 2 {
 		name, err := reference.ParseTagged(args[1])

@@ -63,6 +63,9 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 			_, err := a.statSnapshot(ctx, args[0])
 			return nil, fmt.Errorf("%w; to compare two images, give both", err)
 		}
+		if err := a.enter(); err != nil {
+			return nil, err
+		}
 		return s.Changes(ctx, rec.Key)
 	}
 	layers := make([][]snapshot.DiffID, 2)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/layerfs/layerfs/internal/testenv"
 	"golang.org/x/sys/unix"
@@ -31,7 +32,15 @@ func TestMain(m *testing.M) {
 		os.Exit(run())
 	}
 	code := m.Run()
-	if left := leftovers(); len(left) > 0 {
+	left := leftovers()
+	for range 50 { // who keeps an ordinary user's namespace stays for a second
+		if len(left) == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		left = leftovers()
+	}
+	if len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "tests left behind:\n%s\n", strings.Join(left, "\n"))
 		code = 1
 	}

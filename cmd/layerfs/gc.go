@@ -31,6 +31,9 @@ killed commands left behind. It can run beside anything else and needs no free s
 }
 
 func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOptions) error {
+	if err := a.enter(); err != nil {
+		return err
+	}
 	s, err := a.store(ctx)
 	if err != nil {
 		return err

@@ -203,6 +203,9 @@ func (a *app) reader(ctx context.Context, word string) (*snapshot.Reader, error)
 		return nil, err
 	}
 	if rec != nil {
+		if err := a.enter(); err != nil {
+			return nil, err
+		}
 		return a.snaps.OpenSnapshot(ctx, rec.Key)
 	}
 	img, err := a.imageIfNoSnapshot(ctx, word)

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/layerfs/layerfs/internal/userns"
 )
 
 // version is set by the linker, see the Makefile.
@@ -17,9 +19,16 @@ var version = "devel"
 func main() { os.Exit(run()) }
 
 func run() int {
+	if len(os.Args) == 3 && os.Args[1] == keeperCommand {
+		if err := userns.Keep(os.Args[2]); err != nil {
+			printError(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, cancel: cancel}
+	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, args: os.Args, cancel: cancel}
 	cmd := newRootCmd(app, os.Args[1:])
 	err := cmd.ExecuteContext(ctx)
 	if cerr := app.close(); err == nil {

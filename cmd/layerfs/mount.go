@@ -147,6 +147,9 @@ func newUmountCmd(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeSnapshots(-1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
+			if err := a.enterToUnmount(cmd.Context(), args); err != nil {
+				return err
+			}
 			for _, name := range args {
 				errs = append(errs, a.runUmount(cmd.Context(), name, force, remove))
 			}
@@ -156,6 +159,28 @@ func newUmountCmd(a *app) *cobra.Command {
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take a busy mount out of the name space at once")
 	cmd.Flags().BoolVar(&remove, "rm", false, "remove the snapshot too, with what was written to it")
 	return cmd
+}
+
+// enterToUnmount enters the user's namespace unless all that is to be unmounted is mounted
+// outside of it.
+func (a *app) enterToUnmount(ctx context.Context, names []string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	s, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		_, targets, err := a.mountedAt(ctx, s, name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(targets) == 0 {
+			return a.enter()
+		}
+	}
+	return nil
 }
 
 func (a *app) runUmount(ctx context.Context, name string, force, remove bool) error {

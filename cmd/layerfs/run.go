@@ -73,6 +73,9 @@ func (a *app) runRun(ctx context.Context, o runOptions, word string, command []s
 // not be started with the reason.
 func (a *app) runContainer(ctx context.Context, o runOptions, word string, command []string) (code int, err error) {
 	code = runtime.ExitFailed
+	if err := a.enter(); err != nil {
+		return code, err
+	}
 	s, err := a.store(ctx)
 	if err != nil {
 		return code, err

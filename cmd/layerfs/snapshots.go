@@ -49,6 +49,9 @@ func newSnapshotsCmd(a *app) *cobra.Command {
 	}
 	force := rm.Flags().BoolP("force", "f", false, "unmount it first if it is mounted")
 	rm.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := a.enter(); err != nil {
+			return err
+		}
 		var errs []error
 		for _, name := range args {
 			errs = append(errs, a.runSnapshotRm(cmd.Context(), name, *force))
@@ -75,6 +78,9 @@ func newSnapshotsCmd(a *app) *cobra.Command {
 }
 
 func (a *app) runSnapshots(ctx context.Context, o outputFlags, all bool) error {
+	if err := a.enter(); err != nil {
+		return err
+	}
 	s, err := a.store(ctx)
 	if err != nil {
 		return err
@@ -153,6 +159,9 @@ not be mounted.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.enter(); err != nil {
+				return err
+			}
 			s, err := a.store(cmd.Context())
 			if err != nil {
 				return err
@@ -178,6 +187,9 @@ func newResetCmd(a *app) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeSnapshots(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.enter(); err != nil {
+				return err
+			}
 			s, err := a.store(cmd.Context())
 			if err != nil {
 				return err

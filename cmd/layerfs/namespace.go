@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/layerfs/layerfs/internal/userns"
+	"golang.org/x/sys/unix"
+)
+
+// An ordinary user mounts, and owns files of many users, in a user and mount namespace of
+// their own: see package userns. A command that needs it is executed anew inside, where
+// it is root; one that only reads images never pays for that.
+
+// keeperCommand is what this program is called with to keep the namespaces.
+const keeperCommand = "keep-namespace"
+
+// enter makes sure that the command may mount and change files of any owner. For an
+// ordinary user it runs the whole command again inside the namespace, and returns an
+// *exitError with the code of that, which the caller returns at once. So it must be
+// called before anything is done or printed.
+func (a *app) enter() error {
+	if os.Geteuid() == 0 || a.args == nil {
+		return nil
+	}
+	root, err := a.storeRoot()
+	if err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	if err := a.close(); err != nil {
+		return err
+	}
+	a.disk, a.snaps, a.imgs = nil, nil, nil
+	lock := filepath.Join(root, "locks", "userns")
+	if err := os.MkdirAll(filepath.Dir(lock), 0o700); err != nil {
+		return fmt.Errorf("make user namespace: %w", err)
+	}
+	signals, stop := passSignals()
+	defer stop()
+	space := userns.Space{File: lock, Keeper: []string{a.args[0], keeperCommand, lock}, Logger: a.logger()}
+	code, err := space.Run(userns.Command{Args: a.args, Dir: dir, Signals: signals,
+		// Inside, the user is root, whose store is another one.
+		Env: append(os.Environ(), "LAYERFS_ROOT="+root)})
+	if err != nil {
+		return err
+	}
+	return &exitError{code: code}
+}
+
+// passSignals returns the signals that this process has to pass on to the one inside. In
+// the foreground of a terminal the keys that make signals reach both by themselves.
+func passSignals() (<-chan os.Signal, func()) {
+	keys := []os.Signal{syscall.SIGINT, syscall.SIGQUIT}
+	passed, unheard := make(chan os.Signal, 16), make(chan os.Signal, 1)
+	signal.Notify(passed, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	if foreground() {
+		signal.Notify(unheard, keys...) // this process must outlive the one inside
+	} else {
+		signal.Notify(passed, keys...)
+	}
+	return passed, func() {
+		signal.Stop(passed)
+		signal.Stop(unheard)
+	}
+}
+
+// foreground reports whether the process is in the foreground of its terminal.
+func foreground() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = tty.Close() }() // nothing is written to it
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// rootless is what the process may do with owners of files: nil when it is the machine's
+// root, or an ordinary user who has not entered the namespace.
+func rootless() (*userns.Mapping, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	m, err := userns.Current()
+	if err != nil || m.Initial() {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// owners returns who is to own a file where the ids of a namespace lack its owner: with a
+// single user all belongs to that, else nobody does, or root where there is no nobody.
+func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
+	if m == nil {
+		return nil
+	}
+	one := func(ranges []userns.Range, id uint32) uint32 {
+		const nobody = 65534
+		switch {
+		case userns.Has(ranges, id):
+			return id
+		case userns.Has(ranges, nobody):
+			return nobody
+		default:
+			return 0
+		}
+	}
+	return func(uid, gid uint32) (uint32, uint32) { return one(m.UIDs, uid), one(m.GIDs, gid) }
+}
