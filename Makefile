@@ -71,6 +71,10 @@ interop: setup ## run only the tests that use skopeo, umoci, docker and podman
 images: setup ## build the real images that tests load (kept under the cache directory)
 	go run ./internal/testimage/build
 
+.PHONY: crash
+crash: setup ## kill commands at every step and cut the power 2,100 times (15 minutes; make test takes a sample)
+	go test -count=1 -v -timeout=60m ./internal/crashtest -run='$(RUN)' -long
+
 .PHONY: fuzz-smoke
 fuzz-smoke: ## run every fuzz target for a few seconds
 	tools/fuzz.sh 3s

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,12 +18,46 @@ import (
 // (https://github.com/containerd/containerd, core/images/annotations.go).
 const AnnotationImageName = "io.containerd.image.name"
 
+// RefreshLayout makes index.json say what the names say where it does not, which a
+// command that was killed between the two leaves.
+func (s *Store) RefreshLayout(ctx context.Context) (err error) {
+	unlock, err := s.records.Lock(ctx, "refs")
+	if err != nil {
+		return fmt.Errorf("lock names: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	want, err := s.layout(ctx)
+	if err != nil {
+		return err
+	}
+	if got, err := s.records.ReadRecord(ocispec.ImageIndexFile); err == nil && bytes.Equal(got, want) {
+		return nil
+	}
+	return s.writeLayoutFile(ctx, want)
+}
+
 // writeLayout makes index.json say what the names say. The file oci-layout beside it is
 // the same for ever and made with the store. The caller holds the lock of names.
 func (s *Store) writeLayout(ctx context.Context) error {
-	refs, err := s.soundRefs(ctx)
+	data, err := s.layout(ctx)
 	if err != nil {
 		return err
+	}
+	return s.writeLayoutFile(ctx, data)
+}
+
+func (s *Store) writeLayoutFile(ctx context.Context, data []byte) error {
+	if err := s.records.WriteRecord(ctx, ocispec.ImageIndexFile, data); err != nil {
+		return fmt.Errorf("write %s: %w", ocispec.ImageIndexFile, err)
+	}
+	return nil
+}
+
+// layout returns what index.json is to hold.
+func (s *Store) layout(ctx context.Context) ([]byte, error) {
+	refs, err := s.soundRefs(ctx)
+	if err != nil {
+		return nil, err
 	}
 	entries := make([]ocispec.Descriptor, 0, len(refs))
 	for _, r := range refs {
@@ -35,14 +70,7 @@ func (s *Store) writeLayout(ctx context.Context) error {
 		}
 		entries = append(entries, d)
 	}
-	data, err := EncodeLayoutIndex(entries)
-	if err != nil {
-		return err
-	}
-	if err := s.records.WriteRecord(ctx, ocispec.ImageIndexFile, data); err != nil {
-		return fmt.Errorf("write %s: %w", ocispec.ImageIndexFile, err)
-	}
-	return nil
+	return EncodeLayoutIndex(entries)
 }
 
 // EncodeLayoutIndex returns an index.json with these entries.

@@ -86,7 +86,11 @@ func TestForkCut(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(e.snaps.Upper(sealed), "f")); err != nil {
 		t.Errorf("what was written before the fork: %v", err)
 	}
+	if tidied, err := os.ReadFile(filepath.Join(homeS, "snapshot.json")); err != nil || !strings.Contains(string(tidied), `"sealed"`) {
+		t.Errorf("the record after a collection: %s, %v, want what the fork would have written", tidied, err)
+	}
 	// And now as it was before the exchange.
+	e.ok(os.WriteFile(filepath.Join(homeS, "snapshot.json"), data, 0o600))
 	e.ok(unix.Renameat2(unix.AT_FDCWD, homeA, unix.AT_FDCWD, homeS, unix.RENAME_EXCHANGE))
 	_, err = e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{})
 	e.ok(err)

@@ -86,6 +86,7 @@ func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (_ *Rec
 	sealed.Kind = Sealed
 	sealed.Key = sealedKey(rec.Key)
 	sealed.Labels = nil
+	sealed.Ephemeral = false
 	above := *rec
 	above.Below = append(slices.Clone(rec.Below), sealed.Key)
 	above.Created = s.now().UTC().Truncate(time.Millisecond)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
 	"time"
@@ -143,7 +144,19 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 	if err != nil {
 		return err
 	}
-	r.Deleted, err = s.disk.Expire(ctx, before)
+	if r.Deleted, err = s.disk.Expire(ctx, before); err != nil {
+		return err
+	}
+	return s.recountIfUnsure(ctx)
+}
+
+// recountIfUnsure corrects the kept sums where a command was cut off in the middle of a
+// change.
+func (s *Store) recountIfUnsure(ctx context.Context) error {
+	u, err := s.disk.Usage(ctx)
+	if err == nil && !u.Exact {
+		_, err = s.disk.Recount(ctx)
+	}
 	return err
 }
 
@@ -165,8 +178,14 @@ func (s *Store) expireSwept(ctx context.Context, o CollectOptions, found []candi
 // expiry is until when what was quarantined may be deleted. A live ingest may have found
 // present, and so not stored, what was swept after it began; its Publish brings that
 // back from quarantine, so it stays there.
+//
+// The clock is that by which the file system dates its files, whatever the Store's says.
+// Without a grace it does not matter: one that was set back would keep things for ever.
 func (s *Store) expiry(ctx context.Context, grace time.Duration) (time.Time, error) {
-	before := s.now().Add(time.Second - grace)
+	before := time.Unix(math.MaxInt32<<8, 0)
+	if grace > 0 {
+		before = time.Now().Add(-grace)
+	}
 	infos, err := s.disk.Ingests(ctx)
 	for _, in := range infos {
 		if in.Live && in.Started.Before(before) {

@@ -1,11 +1,13 @@
 package snapshot_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -194,4 +196,69 @@ func TestCheckComparesDeltas(t *testing.T) {
 	if len(report.Faults) != 1 || report.Faults[0].Kind != "tree" {
 		t.Errorf("faults: %+v, want one tree", report.Faults)
 	}
+}
+
+// A snapshot is in use as long as any mount namespace has its mount, though the process
+// that mounted it was killed and its lock is free.
+func TestInUseElsewhere(t *testing.T) {
+	testenv.Root(t)
+	testenv.Tools(t, "unshare")
+	e := newEnv(t)
+	_, err := e.snaps.Prepare(e.ctx, "a", snapshot.PrepareOptions{})
+	e.ok(err)
+	use, err := e.snaps.Use("a")
+	e.ok(err)
+	e.ok(use.Close())
+	cmd := exec.CommandContext(e.ctx, "unshare", "-m", "sh", "-c", `mount -t tmpfs "$0" "$1" && echo mounted && read -r end`,
+		e.snaps.Source("a"), t.TempDir())
+	in, err := cmd.StdinPipe()
+	e.ok(err)
+	out, err := cmd.StdoutPipe()
+	e.ok(err)
+	e.ok(cmd.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "mounted\n" {
+		t.Fatalf("mount in a namespace of its own: %q, %v", line, err)
+	}
+	if err := e.snaps.Remove(e.ctx, "a"); !errors.Is(err, snapshot.ErrInUse) {
+		t.Errorf("remove of a snapshot that is mounted elsewhere: %v, want ErrInUse", err)
+	}
+	if _, err := e.snaps.Claim(e.ctx, "a"); !errors.Is(err, snapshot.ErrInUse) {
+		t.Errorf("claim of a snapshot that is mounted elsewhere: %v, want ErrInUse", err)
+	}
+	e.ok(in.Close())
+	e.ok(ignoreExit(cmd.Wait()))
+	e.ok(e.snaps.Remove(e.ctx, "a"))
+}
+
+func ignoreExit(err error) error {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
+// An ephemeral snapshot is not collected while its process lives.
+func TestEphemeral(t *testing.T) {
+	testenv.Root(t)
+	e := newEnv(t)
+	_, err := e.snaps.Prepare(e.ctx, "a", snapshot.PrepareOptions{Ephemeral: true})
+	e.ok(err)
+	other, err := snapshot.New(e.disk, snapshot.Options{})
+	e.ok(err)
+	collect := func() int {
+		r, err := other.Collect(e.ctx, noRoots, snapshot.CollectOptions{})
+		e.ok(err)
+		return r.Snapshots
+	}
+	if n := collect(); n != 0 {
+		t.Errorf("%d snapshots were collected while the process lives", n)
+	}
+	if _, err := other.Prepare(e.ctx, "a", snapshot.PrepareOptions{Ephemeral: true}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second one of that name: %v, want ErrExist", err)
+	}
+	// Removed, its name is free; that it is collected after a kill is shown by TestKill of
+	// internal/crashtest.
+	e.ok(e.snaps.Remove(e.ctx, "a"))
+	_, err = other.Prepare(e.ctx, "a", snapshot.PrepareOptions{Ephemeral: true})
+	e.ok(err)
 }

@@ -41,6 +41,9 @@ type Record struct {
 	// unionfs.Trusted.
 	Namespace unionfs.Namespace `json:"namespace,omitempty"`
 	Created   time.Time         `json:"created"`
+	// Ephemeral snapshots go with the process that made them: a collector removes one
+	// that is idle and whose process has ended.
+	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
 const recordVersion = 1
@@ -124,7 +127,7 @@ func (s *Store) readRecord(key Key) (*Record, error) {
 		return nil, fmt.Errorf("record of snapshot %s: %w", key, fs.ErrNotExist)
 	}
 	// Cut after the exchange: this is what was sealed.
-	rec.Key, rec.Kind, rec.Labels = key, Sealed, nil
+	rec.Key, rec.Kind, rec.Labels, rec.Ephemeral = key, Sealed, nil, false
 	return rec, nil
 }
 

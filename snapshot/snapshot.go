@@ -27,6 +27,9 @@ type PrepareOptions struct {
 	Image  string
 	Ref    string
 	Labels map[string]string
+	// Ephemeral makes a snapshot that is to be removed by this process: should it end
+	// without doing so, a collector does, once nothing is mounted of it.
+	Ephemeral bool
 
 	root *tree.Inode // of a fork: the root directory as it is now
 }
@@ -50,11 +53,50 @@ func (s *Store) create(ctx context.Context, key Key, kind Kind, o PrepareOptions
 		return nil, err
 	}
 	defer unlock()
+	if o.Ephemeral {
+		if err := s.own(ctx, key); err != nil {
+			return nil, fmt.Errorf("create snapshot %s: %w", key, err)
+		}
+	}
 	rec, err := s.createLocked(ctx, key, kind, o)
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %s: %w", key, err)
 	}
 	return rec, nil
+}
+
+// ownerLock is the name of the lock that the process of an ephemeral snapshot holds.
+func ownerLock(key Key) string { return "owner-" + string(key) }
+
+// own takes the owner's lock, which is held until the process ends: who finds it free
+// knows that the owner is dead.
+func (s *Store) own(ctx context.Context, key Key) error {
+	s.ownedMu.Lock()
+	defer s.ownedMu.Unlock()
+	if s.owned[key] != nil {
+		return nil
+	}
+	unlock, ok, err := s.disk.TryLock(ctx, ownerLock(key))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fs.ErrExist
+	}
+	s.owned[key] = unlock
+	return nil
+}
+
+// disown gives the owner's lock up, where this process has it.
+func (s *Store) disown(key Key) error {
+	s.ownedMu.Lock()
+	defer s.ownedMu.Unlock()
+	unlock := s.owned[key]
+	if unlock == nil {
+		return nil
+	}
+	delete(s.owned, key)
+	return unlock()
 }
 
 func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareOptions) (_ *Record, err error) {
@@ -70,7 +112,7 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 		return nil, err
 	}
 	rec := &Record{Version: recordVersion, Key: key, Kind: kind, Layers: o.Layers, Below: o.Below,
-		Image: o.Image, Ref: o.Ref, Labels: o.Labels, Created: s.now().UTC().Truncate(time.Millisecond)}
+		Image: o.Image, Ref: o.Ref, Labels: o.Labels, Ephemeral: o.Ephemeral, Created: s.now().UTC().Truncate(time.Millisecond)}
 	if s.opts.Namespace != unionfs.Trusted {
 		rec.Namespace = s.opts.Namespace
 	}
@@ -183,6 +225,9 @@ func (s *Store) Remove(ctx context.Context, key Key) error {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	if err := s.removeLocked(ctx, rec, damaged); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	if err := s.disown(key); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	return s.dropUnusedSealed(ctx, rec.Below)

@@ -31,6 +31,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/layerfs/layerfs/cas/disk"
@@ -71,6 +72,9 @@ type Store struct {
 	opts Options
 	log  *slog.Logger
 	now  func() time.Time
+
+	ownedMu sync.Mutex
+	owned   map[Key]func() error // locks of the ephemeral snapshots made here; guarded by ownedMu
 }
 
 // New returns the layer graph kept in d, which stays the caller's to close.
@@ -94,7 +98,7 @@ func New(d *disk.Store, o Options) (*Store, error) {
 	if o.Owners == nil {
 		o.Owners = func(uid, gid uint32) (uint32, uint32) { return uid, gid }
 	}
-	s := &Store{disk: d, opts: o, log: o.Logger, now: o.Now}
+	s := &Store{disk: d, opts: o, log: o.Logger, now: o.Now, owned: map[Key]func() error{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

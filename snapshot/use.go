@@ -80,7 +80,50 @@ func (s *Store) mustBeIdle(key Key) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.Join(fmt.Errorf("by a running process: %w", ErrInUse), f.Close())
 	}
-	return f.Close()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	// Its process has ended, but may have been killed, and leave a container behind that
+	// has the mount for as long as it takes to die, or for ever.
+	pid, err := mountedElsewhere(source)
+	if err == nil && pid != "" {
+		err = fmt.Errorf("in the mount namespace of process %s: %w", pid, ErrInUse)
+	}
+	return err
+}
+
+// mountedElsewhere returns a process in whose mount namespace there is a mount of that
+// source, "" for none, as far as this process may look.
+func mountedElsewhere(source string) (pid string, err error) {
+	proc, err := os.ReadDir("/proc")
+	if err != nil {
+		return "", err
+	}
+	seen := map[string]bool{}
+	for _, e := range proc {
+		if name := e.Name(); name[0] < '1' || name[0] > '9' {
+			continue
+		}
+		ns, err := os.Readlink("/proc/" + e.Name() + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue // ended meanwhile, or another user's
+		}
+		ok, err := hasMount("/proc/"+e.Name()+"/mountinfo", source)
+		if ok {
+			return e.Name(), nil
+		}
+		seen[ns] = err == nil // else another process of the namespace may tell
+	}
+	return "", nil
+}
+
+func hasMount(mountinfoFile, source string) (bool, error) {
+	f, err := os.Open(mountinfoFile)
+	if err != nil {
+		return false, err
+	}
+	mounts, err := mountinfo.GetMountsFromReader(f, func(i *mountinfo.Info) (skip, stop bool) { return i.Source != source, i.Source == source })
+	return len(mounts) > 0, errors.Join(err, f.Close())
 }
 
 // MountDir is where a snapshot is mounted when nobody says otherwise.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,8 +83,9 @@ func (in *Ingest) note(rel string) error {
 }
 
 // Keep makes an existing record a root, and Publish checks that it exists, until the
-// ingest is closed. What is in quarantine is brought back. The error wraps
-// fs.ErrNotExist when there is none.
+// ingest is closed. The error wraps fs.ErrNotExist when there is none. A record in
+// quarantine counts as none: what it names may be there too, or deleted already, so that
+// bringing it back alone would make a record of what is missing.
 func (in *Ingest) Keep(ctx context.Context, rel string) (err error) {
 	if err := checkRecord(rel); err != nil {
 		return fmt.Errorf("keep record: %w", err)
@@ -109,20 +109,14 @@ func (in *Ingest) Keep(ctx context.Context, rel string) (err error) {
 }
 
 func (in *Ingest) keep(ctx context.Context, rel string) error {
-	var came usageRecord
 	if !in.s.holds(rel, -1) {
-		if err := in.s.restore(rel, &came); err != nil {
-			return err
-		}
-		if err := in.s.syncDir(path.Dir(rel)); err != nil {
-			return err
-		}
+		return fs.ErrNotExist
 	}
 	if err := in.note(rel); err != nil {
 		return err
 	}
 	in.found = append(in.found, rel)
-	return in.count(ctx, &came)
+	return in.count(ctx, &usageRecord{})
 }
 
 // Ingests returns all directories below ingest/, of live and of dead ingests, in order of
@@ -306,7 +300,8 @@ func (s *Store) settle(ctx context.Context, id string) error {
 		return err
 	}
 	for _, mark := range [...]string{publishingFile, movingFile} {
-		if err := s.root.Remove(ingestDir + "/" + id + "/" + mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// After a power cut on a file system without a journal it may be anything.
+		if err := s.root.RemoveAll(ingestDir + "/" + id + "/" + mark); err != nil {
 			return err
 		}
 	}

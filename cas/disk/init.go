@@ -88,6 +88,10 @@ func (s *Store) init(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	// One that was killed while it wrote this may have left it.
+	if err := s.root.Remove(ingestDir + "/" + formatFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return durable.WriteFile(s.root, ingestDir+"/"+formatFile, formatFile, 0o600, b)
 }
 

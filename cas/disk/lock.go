@@ -25,6 +25,18 @@ func (s *Store) Lock(ctx context.Context, name string) (unlock func() error, err
 	return unlock, nil
 }
 
+// TryLock is Lock without waiting; ok is false when somebody else has the lock.
+func (s *Store) TryLock(ctx context.Context, name string) (unlock func() error, ok bool, err error) {
+	unlock, err = s.lockName(ctx, "name:"+name, false)
+	if errors.Is(err, errLocked) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("lock %q: %w", name, err)
+	}
+	return unlock, true, nil
+}
+
 // errLocked is returned by lockName when it is not to wait.
 var errLocked = errors.New("locked by another process")
 

@@ -193,7 +193,7 @@ func (s *Store) moveRecord(temp, rel string, size int64, r *usageRecord) error {
 		if _, serr := s.root.Lstat(temp); serr != nil {
 			return serr
 		}
-		if err := durable.MkdirAll(s.root, path.Dir(rel), 0o700); err != nil {
+		if err := durable.MkdirAll(s.root, path.Dir(rel), 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

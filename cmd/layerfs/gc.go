@@ -42,6 +42,11 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 	if err != nil {
 		return err
 	}
+	if !opts.DryRun {
+		if err := a.imgs.RefreshLayout(ctx); err != nil {
+			return err
+		}
+	}
 	return printOne(a.stdout, o, r, func(w io.Writer) error {
 		verb := "Removed"
 		if opts.DryRun {

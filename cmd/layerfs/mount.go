@@ -19,6 +19,8 @@ type mountOptions struct {
 	name     string
 	readOnly bool
 	labels   []string
+
+	ephemeral bool // the snapshot goes with this process
 }
 
 func newMountCmd(a *app) *cobra.Command {
@@ -127,7 +129,7 @@ func (a *app) snapshotFor(ctx context.Context, s *snapshot.Store, o mountOptions
 		}
 		key = snapshot.NewKey(img.word, random)
 	}
-	opts := snapshot.PrepareOptions{Layers: img.layers, Image: img.digest.String(), Ref: img.ref, Labels: labels}
+	opts := snapshot.PrepareOptions{Layers: img.layers, Image: img.digest.String(), Ref: img.ref, Labels: labels, Ephemeral: o.ephemeral}
 	if o.readOnly {
 		rec, err = s.View(ctx, key, opts)
 	} else {
@@ -192,7 +194,7 @@ func (a *app) runUmount(ctx context.Context, name string, force, remove bool) er
 	if err != nil {
 		return err
 	}
-	if len(targets) == 0 {
+	if len(targets) == 0 && !remove {
 		return fmt.Errorf("snapshot %s is not mounted: %w", key, fs.ErrNotExist)
 	}
 	for _, t := range targets {

@@ -84,6 +84,7 @@ func (a *app) runContainer(ctx context.Context, o runOptions, word string, comma
 	if err != nil {
 		return code, err
 	}
+	o.mount.ephemeral = o.remove
 	rec, created, err := a.snapshotFor(ctx, s, o.mount, word)
 	if err != nil {
 		return code, err

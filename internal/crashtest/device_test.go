@@ -1,0 +1,228 @@
+package crashtest
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/layerfs/layerfs/internal/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// device is the content of a disk: a file of a FUSE file system in this process, which a
+// loop device makes a block device of. The loop driver turns a flush of the block device
+// into an fsync of the file and has no other barrier.
+type device struct {
+	fs.Inode
+
+	mu        sync.Mutex // guards what follows
+	data      []byte
+	recording bool
+	log       []event // since recording began
+	undo      []event // old contents of what was written while not recording, newest last
+}
+
+// event is a write, or where data is nil a flush.
+type event struct {
+	off  int64
+	data []byte
+}
+
+var (
+	_ fs.NodeOpener    = (*device)(nil)
+	_ fs.NodeGetattrer = (*device)(nil)
+	_ fs.NodeReader    = (*device)(nil)
+	_ fs.NodeWriter    = (*device)(nil)
+	_ fs.NodeFsyncer   = (*device)(nil)
+	_ fs.NodeSetattrer = (*device)(nil)
+)
+
+func (d *device) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return nil, 0, 0
+}
+
+func (d *device) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode, out.Size, out.Blksize = 0o600, uint64(len(d.data)), 4096
+	return 0
+}
+
+func (d *device) Setattr(ctx context.Context, f fs.FileHandle, _ *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return d.Getattr(ctx, f, out)
+}
+
+func (d *device) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if off >= int64(len(d.data)) {
+		return fuse.ReadResultData(nil), 0
+	}
+	return fuse.ReadResultData(dest[:copy(dest, d.data[off:])]), 0
+}
+
+func (d *device) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if off+int64(len(data)) > int64(len(d.data)) {
+		return 0, syscall.ENOSPC
+	}
+	if d.recording {
+		d.log = append(d.log, event{off, append([]byte{}, data...)})
+		copy(d.data[off:], data)
+	} else {
+		d.put(event{off, data})
+	}
+	return uint32(len(data)), 0
+}
+
+func (d *device) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.recording {
+		d.log = append(d.log, event{})
+	}
+	return 0
+}
+
+// put writes and remembers what was there.
+func (d *device) put(e event) {
+	old := append([]byte{}, d.data[e.off:e.off+int64(len(e.data))]...)
+	d.undo = append(d.undo, event{e.off, old})
+	copy(d.data[e.off:], e.data)
+}
+
+// revert undoes all writes that were not recorded.
+func (d *device) revert() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := len(d.undo) - 1; i >= 0; i-- {
+		copy(d.data[d.undo[i].off:], d.undo[i].data)
+	}
+	d.undo = nil
+}
+
+// position is how much was recorded.
+func (d *device) position() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.log)
+}
+
+// serve mounts a file system with the devices as files 0, 1, … and returns their paths.
+func serve(t testing.TB, devices ...*device) []string {
+	t.Helper()
+	testenv.FuseDevice(t)
+	dir := t.TempDir()
+	root := &fs.Inode{}
+	var paths []string
+	server, err := fs.Mount(dir, root, &fs.Options{
+		MountOptions: fuse.MountOptions{DirectMount: true, MaxWrite: 1 << 20, Name: "crashtest"},
+		OnAdd: func(ctx context.Context) {
+			for i, d := range devices {
+				name := string(rune('0' + i))
+				root.AddChild(name, root.NewPersistentInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFREG}), true)
+				paths = append(paths, filepath.Join(dir, name))
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	return paths
+}
+
+// mkfs returns the bytes of an empty file system.
+func (k fileSystem) mkfs(t testing.TB) []byte {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(image)
+	if err == nil {
+		err = f.Truncate(k.size)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Output(t, k.make[0], append(k.make[1:len(k.make):len(k.make)], image)...)
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// fileSystem is a kind of file system to cut the power of.
+type fileSystem struct {
+	name  string
+	make  []string
+	size  int64    // bytes
+	check []string // program to run before it is mounted again; nil for none
+}
+
+func fileSystems() []fileSystem {
+	ext4 := []string{"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"}
+	return []fileSystem{
+		{"ext4", ext4, 64 << 20, nil},
+		{"xfs", []string{"mkfs.xfs", "-q", "-K"}, 300 << 20, nil},
+		// Without a journal its own check comes first, as at every boot after a power cut.
+		{"ext4-nojournal", append(ext4[:len(ext4):len(ext4)], "-O", "^has_journal"), 64 << 20, []string{"e2fsck", "-fy"}},
+	}
+}
+
+// attach mounts a served device.
+func attach(t testing.TB, path, at string) {
+	t.Helper()
+	testenv.Output(t, "mount", "-o", "loop", path, at)
+}
+
+func detach(t testing.TB, at string) {
+	t.Helper()
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Errorf("unmount %s: %v", at, err)
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// replay brings a device to what a disk may hold when the power goes after the first n
+// events of a recording: everything written before the last flush, and of what came
+// after it any part, sectors being whole. from is how far the device is already.
+func (d *device) replay(log []event, from, n int, random *rand.Rand) (flushed int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	flushed = from
+	for i := from; i < n; i++ {
+		if log[i].data == nil {
+			flushed = i + 1
+		}
+	}
+	for _, e := range log[from:flushed] {
+		copy(d.data[e.off:], e.data) // for good
+	}
+	// Sometimes nothing has reached the disk, sometimes all, mostly this and that.
+	chance := []float64{0, 0.2, 0.5, 0.8, 1}[random.IntN(5)]
+	for _, e := range log[flushed:n] {
+		switch {
+		case random.Float64() < chance:
+			d.put(e)
+		case random.Float64() < 0.1:
+			const sector = 512
+			cut := random.IntN(len(e.data)/sector+1) * sector
+			d.put(event{e.off, e.data[:cut]})
+		}
+	}
+	return flushed
+}

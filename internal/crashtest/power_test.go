@@ -1,0 +1,225 @@
+package crashtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/layerfs/layerfs/internal/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// acknowledged is what was there when a command had returned.
+type acknowledged struct {
+	position int    // in the recording
+	command  string // that had returned
+	seen     map[string]string
+	mounted  map[string]bool // snapshots whose uppers are not promised to be durable
+}
+
+// Whenever the power goes: what a command had acknowledged is there, what is reachable is
+// sound, and work goes on.
+func TestPowerCut(t *testing.T) {
+	testenv.Long(t)
+	testenv.Root(t)
+	seeds, cuts := 1, 14
+	if *long {
+		seeds, cuts = 5, 140
+	}
+	for _, kind := range fileSystems() {
+		t.Run(kind.name, func(t *testing.T) {
+			for seed := range seeds {
+				cutPower(t, kind, uint64(seed), cuts)
+			}
+		})
+	}
+}
+
+func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
+	testenv.Tools(t, kind.make[0], "mount")
+	random := rand.New(rand.NewPCG(seed, 1))
+	base := kind.mkfs(t)
+	live := &device{data: base}
+	dead := &device{data: slices.Clone(base)}
+	paths := serve(t, live, dead)
+	dir := t.TempDir()
+	attach(t, paths[0], dir)
+	unix.Sync() // the mount's own writes are no part of this, but of both devices
+	live.mu.Lock()
+	copy(dead.data, live.data)
+	live.recording = true
+	live.mu.Unlock()
+
+	acks := workload(t, newWorld(t, dir), live, random)
+	live.mu.Lock()
+	live.recording = false
+	log := live.log
+	live.mu.Unlock()
+	detach(t, dir)
+
+	points := make([]int, cuts)
+	for i := range points {
+		points[i] = random.IntN(len(log) + 1)
+	}
+	slices.Sort(points)
+	done := 0
+	for _, n := range points {
+		flushed := dead.replay(log, done, n, random)
+		done = flushed
+		checkCut(t, kind, paths[1], dir, n, acks)
+		dead.revert()
+		if t.Failed() {
+			t.Fatalf("seed %d, cut after %d of %d events, %d flushed", seed, n, len(log), flushed)
+		}
+	}
+	t.Logf("seed %d: %d cuts in %d writes and flushes of %d commands", seed, cuts, len(log), len(acks))
+}
+
+// workload runs commands by chance and notes what each has acknowledged.
+func workload(t *testing.T, w *world, d *device, random *rand.Rand) []acknowledged {
+	var acks []acknowledged
+	mounted := ""
+	images, snapshots := []string{}, []string{}
+	run := func(args ...string) {
+		t.Helper()
+		w.must(args...)
+		a := acknowledged{position: d.position(), command: strings.Join(args, " "), seen: w.observe(), mounted: map[string]bool{mounted: true}}
+		acks = append(acks, a)
+	}
+	pick := func(from []string) string { return from[random.IntN(len(from))] }
+	without := func(from []string, name string) []string {
+		return slices.DeleteFunc(slices.Clone(from), func(n string) bool { return n == name })
+	}
+	fresh := 0
+	name := func(word string) string { fresh++; return fmt.Sprintf("%s%d", word, fresh) }
+	for range 30 {
+		idle := without(snapshots, mounted)
+		switch c := random.IntN(11); {
+		case c == 0 || len(images) == 0:
+			n := name("i") + ":1"
+			f := files{"d/": "", "d/small": n, "d/large": content(n, 5000+random.IntN(40000)), "d/common": content("common", 10000)}
+			run("import", "-q", w.tar("../layer.tar", f), n)
+			images = append(images, n)
+		case c == 1:
+			n := name("t") + ":1"
+			run("tag", pick(images), n)
+			images = append(images, n)
+		case c == 2 && len(images) > 2:
+			n := pick(images)
+			run("rmi", n)
+			images = without(images, n)
+		case c <= 4 && mounted == "":
+			if len(idle) > 0 && c == 3 {
+				mounted = pick(idle)
+				run("mount", mounted, w.path("mnt"))
+			} else {
+				mounted = name("s")
+				snapshots = append(snapshots, mounted)
+				run("mount", "--name", mounted, pick(images), w.path("mnt"))
+			}
+			w.write(w.path("mnt"), files{name("f"): content(mounted, 3000+random.IntN(20000)), "d/small": name("changed")})
+		case c == 5 && mounted != "" || c == 6 && mounted != "":
+			n := mounted
+			mounted = ""
+			run("umount", n)
+		case c == 7 && len(snapshots) > 0:
+			n := name("c") + ":1"
+			run("commit", pick(snapshots), n)
+			images = append(images, n)
+		case c == 8 && len(idle) > 0:
+			n := name("s")
+			run("fork", pick(idle), n)
+			snapshots = append(snapshots, n)
+		case c == 9 && len(idle) > 0:
+			n := pick(idle)
+			if random.IntN(2) == 0 {
+				run("reset", n)
+			} else {
+				run("snapshots", "rm", n)
+				snapshots = without(snapshots, n)
+			}
+		default:
+			run("gc")
+		}
+	}
+	if mounted != "" {
+		n := mounted
+		mounted = ""
+		run("umount", n)
+	}
+	return acks
+}
+
+// checkCut looks at what the disk holds after a cut.
+func checkCut(t *testing.T, kind fileSystem, path, dir string, n int, acks []acknowledged) {
+	t.Helper()
+	if kind.check != nil {
+		out, err := exec.Command(kind.check[0], append(kind.check[1:len(kind.check):len(kind.check)], path)...).CombinedOutput()
+		if code := exitCode(err); code > 2 { // 1 and 2: it has mended something
+			t.Fatalf("%s: exit code %d\n%s", kind.check[0], code, out)
+		}
+	}
+	attach(t, path, dir)
+	defer detach(t, dir)
+	w := newWorld(t, dir)
+	defer w.unmountAll()
+	// What was acknowledged last before the cut, and what the next command would have made.
+	at := -1
+	for i, a := range acks {
+		if a.position <= n {
+			at = i
+		}
+	}
+	var before, after acknowledged
+	under := "no command"
+	if at >= 0 {
+		before, after = acks[at], acks[at]
+	}
+	if at+1 < len(acks) {
+		after, under = acks[at+1], acks[at+1].command
+	}
+	if out, code := w.run("fsck", "-q"); code != 0 {
+		t.Errorf("cut in %s, fsck: exit code %d\n%s", under, code, out)
+		return
+	}
+	seen := w.observe()
+	for name, was := range before.seen {
+		is, there := seen[name]
+		will, stays := after.seen[name]
+		key := strings.TrimPrefix(name, "snapshot ")
+		open := before.mounted[key] || after.mounted[key]
+		switch {
+		case !there && stays:
+			t.Errorf("cut in %s: %s is lost", under, name)
+		case there && is != was && is != will && !open:
+			t.Errorf("cut in %s: %s is %q; before the command %q, after it %q", under, name, is, was, will)
+		}
+	}
+	for name := range seen {
+		_, was := before.seen[name]
+		_, will := after.seen[name]
+		if !was && !will {
+			t.Errorf("cut in %s: %s was never there or had gone", under, name)
+		}
+	}
+	// Work goes on, and nothing is left of what was cut.
+	w.must("import", "-q", w.tar("../layer.tar", files{"d/": "", "d/common": content("common", 10000)}), "afterwards:1")
+	w.must("gc")
+	w.sound()
+	if out := w.must("df"); out != w.must("df", "--recount") {
+		t.Errorf("cut in %s: the kept sums are not those of the store:\n%s", under, out)
+	}
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if e, ok := err.(*exec.ExitError); ok { //nolint:errorlint // as exec gives it
+		return e.ExitCode()
+	}
+	return 1 << 10
+}
