@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -181,20 +182,24 @@ func fileSystems() []fileSystem {
 	}
 }
 
-// attach mounts a served device.
-func attach(t testing.TB, path, at string) {
+// attach mounts a served device, until the function returned is called or the test ends.
+func attach(t testing.TB, path, at string) (detach func()) {
 	t.Helper()
 	testenv.Output(t, "mount", "-o", "loop", path, at)
-}
-
-func detach(t testing.TB, at string) {
-	t.Helper()
-	if err := unix.Unmount(at, 0); err != nil {
-		t.Errorf("unmount %s: %v", at, err)
-		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
-			t.Error(err)
+	detach = sync.OnceFunc(func() {
+		mounts := testenv.Mounts(t, at)
+		for _, m := range slices.Backward(mounts) {
+			flags := 0
+			if m != at {
+				flags = unix.MNT_DETACH // of layerfs, from a test that failed
+			}
+			if err := unix.Unmount(m, flags); err != nil {
+				t.Errorf("unmount %s: %v", m, err)
+			}
 		}
-	}
+	})
+	t.Cleanup(detach)
+	return detach
 }
 
 // replay brings a device to what a disk may hold when the power goes after the first n

@@ -46,7 +46,7 @@ func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
 	dead := &device{data: slices.Clone(base)}
 	paths := serve(t, live, dead)
 	dir := t.TempDir()
-	attach(t, paths[0], dir)
+	detach := attach(t, paths[0], dir)
 	unix.Sync() // the mount's own writes are no part of this, but of both devices
 	live.mu.Lock()
 	copy(dead.data, live.data)
@@ -58,7 +58,7 @@ func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
 	live.recording = false
 	log := live.log
 	live.mu.Unlock()
-	detach(t, dir)
+	detach()
 
 	points := make([]int, cuts)
 	for i := range points {
@@ -69,11 +69,10 @@ func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
 	for _, n := range points {
 		flushed := dead.replay(log, done, n, random)
 		done = flushed
-		checkCut(t, kind, paths[1], dir, n, acks)
+		t.Run(fmt.Sprintf("seed %d event %d of %d", seed, n, len(log)), func(t *testing.T) {
+			checkCut(t, kind, paths[1], dir, n, acks)
+		})
 		dead.revert()
-		if t.Failed() {
-			t.Fatalf("seed %d, cut after %d of %d events, %d flushed", seed, n, len(log), flushed)
-		}
 	}
 	t.Logf("seed %d: %d cuts in %d writes and flushes of %d commands", seed, cuts, len(log), len(acks))
 }
@@ -156,16 +155,23 @@ func workload(t *testing.T, w *world, d *device, random *rand.Rand) []acknowledg
 // checkCut looks at what the disk holds after a cut.
 func checkCut(t *testing.T, kind fileSystem, path, dir string, n int, acks []acknowledged) {
 	t.Helper()
+	var out []byte
 	if kind.check != nil {
-		out, err := exec.Command(kind.check[0], append(kind.check[1:len(kind.check):len(kind.check)], path)...).CombinedOutput()
+		var err error
+		out, err = exec.Command(kind.check[0], append(kind.check[1:len(kind.check):len(kind.check)], path)...).CombinedOutput()
 		if code := exitCode(err); code > 2 { // 1 and 2: it has mended something
 			t.Fatalf("%s: exit code %d\n%s", kind.check[0], code, out)
 		}
 	}
-	attach(t, path, dir)
-	defer detach(t, dir)
+	mended := string(out)
+	defer func() {
+		if t.Failed() && mended != "" {
+			t.Logf("%s said:\n%s", kind.check[0], mended)
+		}
+	}()
+	detach := attach(t, path, dir)
+	defer detach()
 	w := newWorld(t, dir)
-	defer w.unmountAll()
 	// What was acknowledged last before the cut, and what the next command would have made.
 	at := -1
 	for i, a := range acks {
@@ -209,7 +215,8 @@ func checkCut(t *testing.T, kind fileSystem, path, dir string, n int, acks []ack
 	w.must("import", "-q", w.tar("../layer.tar", files{"d/": "", "d/common": content("common", 10000)}), "afterwards:1")
 	w.must("gc")
 	w.sound()
-	if out := w.must("df"); out != w.must("df", "--recount") {
+	// Without a journal a name may come back that was removed, and be counted by nobody.
+	if out := w.must("df"); out != w.must("df", "--recount") && kind.check == nil {
 		t.Errorf("cut in %s: the kept sums are not those of the store:\n%s", under, out)
 	}
 }
