@@ -103,6 +103,8 @@ func forkAndRun(clone *cloneArgs, ops []op, failed uintptr, out *report) (uintpt
 			case kindCall, kindTry:
 			case kindReport:
 				failed = r
+			case kindKeep:
+				*(*int32)(unsafe.Pointer(o.text)) = int32(r)
 			case kindZero:
 				if r != 0 {
 					errno = syscall.ESRCH

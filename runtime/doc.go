@@ -32,12 +32,19 @@
 //   - inheritable and ambient capabilities are empty unless asked for, supplementary
 //     groups are exactly those of the specification, and the session keyring is new.
 //
+// # Joining a container
+//
+// [Exec] starts one more process in the namespaces of a running container, by the same
+// means: the child is made in the container's pid namespace and joins the others by the
+// handle of a process. It hides from the container's processes until its program runs.
+//
 // # What is not here
 //
-// User namespaces, system call filters, cgroup limits, security labels, hooks and new
-// terminals are not implemented. A specification that asks for them is refused with
-// [errors.ErrUnsupported]; nothing in a specification is ignored silently. The caller
-// needs root. A terminal that is passed as a stream is used as it is; the process
-// leads a session of its own, to which the terminal does not belong, so that keys that
-// make signals reach the caller, which forwards them by Config.Signals.
+// User namespaces, system call filters, security labels and hooks are not implemented. A
+// specification that asks for them is refused with [errors.ErrUnsupported]; nothing in a
+// specification is ignored silently. The caller needs root. A terminal that is passed as
+// a stream is used as it is; the process leads a session of its own, to which that
+// terminal does not belong, so that keys that make signals reach the caller, which
+// forwards them by Config.Signals. With process.terminal a new one is made in the
+// container, and its master end is [Process.Console].
 package runtime

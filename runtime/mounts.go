@@ -149,7 +149,7 @@ func below(path, dir string) bool {
 // target adds the rows that open the place of a mount. Where it lies below an earlier
 // mount, which the parent cannot see, they make what is missing, without following
 // links to nothing.
-func (t *table) target(root int, to string, dir, make bool, more uint64) result {
+func (t *table) target(root any, to string, dir, make bool, more uint64) result {
 	flags := unix.O_PATH
 	if dir {
 		flags |= unix.O_DIRECTORY
@@ -162,8 +162,8 @@ func (t *table) target(root int, to string, dir, make bool, more uint64) result 
 
 // makeBelow adds rows that make a directory or an empty file in the root and the
 // directories on the way.
-func (t *table) makeBelow(root int, to string, dir bool) {
-	var parent any = root
+func (t *table) makeBelow(root any, to string, dir bool) {
+	parent := root
 	names := strings.Split(to, "/")
 	for i, name := range names {
 		so := strings.Join(names[:i+1], "/")

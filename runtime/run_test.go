@@ -256,7 +256,6 @@ func TestUnsupportedIsRefused(t *testing.T) {
 	root := runtime.RootPath(newRoot(t))
 	for name, change := range map[string]func(*specs.Spec){
 		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
-		"terminal":    func(s *specs.Spec) { s.Process.Terminal = true },
 		"seccomp":     func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
 		"resources":   func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{} },
 		"apparmor":    func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },

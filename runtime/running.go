@@ -20,14 +20,20 @@ type Status struct {
 // Process is a process of a container that runs or has ended, made by [Start] or [Exec].
 // Its methods may be called at once. The caller waits for it and closes it.
 type Process struct {
-	pid   int
-	pidfd *os.File
-	end   <-chan ended // of the thread that keeps it, or nil
+	pid     int
+	pidfd   *os.File
+	console *os.File     // or nil
+	end     <-chan ended // of the thread that keeps it, or nil
 }
 
 // Pid is the id of the process in the caller's pid namespace. It may belong to another
 // process once Wait has returned.
 func (p *Process) Pid() int { return p.pid }
+
+// Console is the master end of the terminal of a process that has one, else nil. It
+// belongs to the Process: Close closes it, upon which the kernel sends SIGHUP to the
+// session.
+func (p *Process) Console() *os.File { return p.console }
 
 // Signal sends a signal. To a process that has ended it does nothing.
 func (p *Process) Signal(s syscall.Signal) error {
@@ -67,8 +73,12 @@ func (p *Process) Wait() (Status, error) {
 
 // Close releases the handles on the process. It neither ends it nor waits for it.
 func (p *Process) Close() error {
-	if err := p.pidfd.Close(); err != nil {
-		return fmt.Errorf("close handle on process %d: %w", p.pid, err)
+	err := p.pidfd.Close()
+	if p.console != nil {
+		err = errors.Join(err, p.console.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("close handles on process %d: %w", p.pid, err)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func keep(start func() (*Process, error)) (*Process, error) {
 	return o.p, o.err
 }
 
-// start starts a container from the calling thread, which is locked.
+// start starts a container from the calling thread, which is locked to its goroutine.
 func start(ctx context.Context, c *Config) (*Process, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -105,27 +105,42 @@ func start(ctx context.Context, c *Config) (*Process, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("start container: %w", context.Cause(ctx))
 	}
+	return begin(ctx, c.Logger, func(failed int) (*plan, error) { return makePlan(c, failed) })
+}
+
+// begin makes a plan and a process that carries it out, from the calling thread, and
+// returns once its program runs.
+func begin(ctx context.Context, logger *slog.Logger, plan func(failed int) (*plan, error)) (*Process, error) {
 	began := time.Now()
-	ch, err := launch(c)
+	ch, err := launch(plan)
 	if err != nil {
 		return nil, err
 	}
-	if err := ch.started(ctx); err != nil {
+	p := &Process{pid: ch.pid, pidfd: ch.pidfd}
+	err = ch.started(ctx)
+	if err == nil && ch.terminal != nil {
+		p.console, err = receiveTerminal(ch.terminal)
+	}
+	if ch.terminal != nil {
+		err = errors.Join(err, ch.terminal.Close())
+	}
+	if err != nil {
 		return nil, errors.Join(err, ch.abandon())
 	}
-	c.Logger.Debug("container started", "pid", ch.pid, "took", time.Since(began))
-	return &Process{pid: ch.pid, pidfd: ch.pidfd}, nil
+	logger.Debug("process started", "pid", ch.pid, "took", time.Since(began))
+	return p, nil
 }
 
 // child is a process that runs its table.
 type child struct {
-	pid    int
-	pidfd  *os.File
-	report *os.File // the end to read
-	steps  []step
+	pid      int
+	pidfd    *os.File
+	report   *os.File // the end to read
+	terminal *os.File // what a terminal arrives on, or nil
+	steps    []step
 }
 
-func launch(c *Config) (_ *child, err error) {
+func launch(make func(failed int) (*plan, error)) (_ *child, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipe for reports: %w", err)
@@ -135,21 +150,26 @@ func launch(c *Config) (_ *child, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	p, err := makePlan(c, int(w.Fd()))
+	p, err := make(int(w.Fd()))
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	pid, pidfd, err := fork(p.cloneFlags(), p.cgroup, p.table, int(w.Fd()))
-	for _, f := range []*os.File{c.Stdin, c.Stdout, c.Stderr} {
-		goruntime.KeepAlive(f)
-	}
+	goruntime.KeepAlive(p.streams)
+	ch := &child{pid: pid, report: r, terminal: p.terminal, steps: p.table.steps}
+	p.terminal = nil
 	closeErr := errors.Join(w.Close(), p.close())
-	if err != nil {
-		return nil, errors.Join(err, closeErr)
+	if err == nil {
+		ch.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+		if closeErr != nil {
+			err = errors.Join(closeErr, ch.abandon())
+		}
 	}
-	ch := &child{pid: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd"), report: r, steps: p.table.steps}
-	if closeErr != nil {
-		return nil, errors.Join(closeErr, ch.abandon())
+	if err != nil {
+		if ch.terminal != nil {
+			err = errors.Join(err, ch.terminal.Close())
+		}
+		return nil, err
 	}
 	return ch, nil
 }

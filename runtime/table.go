@@ -17,6 +17,7 @@ const (
 	kindReport        // the result is the descriptor to report failures on from now on
 	kindZero          // a result other than zero is a failure (ESRCH)
 	kindAbsolute      // text must begin with "/", else it is a failure (ENOENT)
+	kindKeep          // the result is written to text, as a C int
 	kindTry           // a candidate of the program: a failure is kept and the next is tried
 )
 
@@ -33,7 +34,7 @@ type op struct {
 	skipErr  uint16 // rows to skip after a tolerated failure
 	skipOK   uint16 // rows to skip after success
 	kind     kind
-	text     *byte // of kindAbsolute
+	text     *byte // of kindAbsolute and kindKeep
 	result   uintptr
 }
 

@@ -1,0 +1,189 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	goruntime "runtime"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/layerfs/layerfs/runtime/cgroup"
+)
+
+// ExecConfig is a process to start in a running container.
+type ExecConfig struct {
+	// Pid is a process of the container, in the caller's pid namespace, whose namespaces
+	// and root the new one gets.
+	Pid int
+
+	Process *specs.Process
+
+	// The streams of the process, as in Config.
+	Stdin, Stdout, Stderr *os.File
+
+	Cgroup *cgroup.Group // that of the container; nil is the caller's
+	Detach bool          // as in Config
+
+	Logger *slog.Logger // nil discards
+}
+
+// Exec starts one more process in a running container and returns once its program runs.
+// Errors are as those of [Start]; a container that has ended wraps fs.ErrNotExist or
+// unix.ESRCH. The working directory must be there. The process is a child of the caller,
+// which waits for it and closes it; it ends with the container at the latest.
+func Exec(ctx context.Context, c ExecConfig) (*Process, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("start process in container: %w", context.Cause(ctx))
+	}
+	if err := checkProcess(c.Process); err != nil {
+		return nil, err
+	}
+	if !c.Detach {
+		return keep(func() (*Process, error) { return join(ctx, &c) })
+	}
+	type outcome struct {
+		p   *Process
+		err error
+	}
+	started := make(chan outcome)
+	go func() {
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
+		p, err := join(ctx, &c)
+		started <- outcome{p, err}
+	}()
+	o := <-started
+	return o.p, o.err
+}
+
+// join starts the process from the calling thread, which is locked to its goroutine. A
+// process gets into a pid namespace only by being made in it, so the thread's children
+// are directed there for that moment.
+func join(ctx context.Context, c *ExecConfig) (_ *Process, err error) {
+	target, err := openContainer(c.Pid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, target.close()) }()
+	if target.flags&unix.CLONE_NEWPID != 0 {
+		own, openErr := os.Open("/proc/thread-self/ns/pid")
+		if openErr != nil {
+			return nil, fmt.Errorf("join the container's pid namespace: %w", openErr)
+		}
+		if err := unix.Setns(int(target.pidfd.Fd()), unix.CLONE_NEWPID); err != nil {
+			return nil, errors.Join(&Error{Step: "join the container's pid namespace", Err: err}, own.Close())
+		}
+		defer func() {
+			if setErr := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); setErr != nil {
+				// The thread is of no more use: locked once more, it ends with its goroutine.
+				goruntime.LockOSThread()
+				err = errors.Join(err, &Error{Step: "return to own pid namespace", Err: setErr})
+			}
+			err = errors.Join(err, own.Close())
+		}()
+	}
+	return begin(ctx, c.Logger, func(failed int) (*plan, error) { return makeExecPlan(c, target, failed) })
+}
+
+// container is a container to join.
+type container struct {
+	pidfd *os.File
+	flags int // of the namespaces that it does not share with the caller
+}
+
+func (c *container) close() error { return c.pidfd.Close() }
+
+// joinable are the namespaces by their names in /proc/PID/ns.
+var joinable = [...]struct {
+	name string
+	flag int
+}{
+	{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"net", unix.CLONE_NEWNET},
+	{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP}, {"time", unix.CLONE_NEWTIME},
+}
+
+// openContainer takes hold of a process and finds out which of its namespaces are others
+// than the caller's.
+func openContainer(pid int) (*container, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, &Error{Step: "take hold of the container's process", Object: strconv.Itoa(pid), Err: err}
+	}
+	c := &container{pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	for _, n := range joinable {
+		own, err := os.Readlink("/proc/self/ns/" + n.name)
+		if err != nil {
+			continue // the kernel has none
+		}
+		its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + n.name)
+		if err != nil {
+			return nil, fmt.Errorf("look at the container's namespaces: %w", errors.Join(err, c.close()))
+		}
+		if own != its {
+			c.flags |= n.flag
+		}
+	}
+	// Alive: so what was read was its and not another's that got its number.
+	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil && !errors.Is(err, unix.EPERM) {
+		return nil, errors.Join(&Error{Step: "look for the container's process", Object: strconv.Itoa(pid), Err: err}, c.close())
+	}
+	return c, nil
+}
+
+// makeExecPlan writes the table of a process that joins a container.
+func makeExecPlan(c *ExecConfig, target *container, failed int) (_ *plan, err error) {
+	p := newPlan(c.Stdin, c.Stdout, c.Stderr)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	s, t := c.Process, p.table
+	if err := p.connect(failed, s.Terminal); err != nil {
+		return nil, err
+	}
+	t.beginSession()
+	if err := p.enterCgroup(c.Cgroup); err != nil {
+		return nil, err
+	}
+	if s.OOMScoreAdj != nil {
+		sg := step{"set oom_score_adj to", strconv.Itoa(*s.OOMScoreAdj)}
+		f := t.call(sg, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		t.call(sg, unix.SYS_WRITE, f, sg.object, len(sg.object))
+	}
+	// From here on processes of the container can see this one. They shall not read its
+	// memory, take its descriptors or, by /proc/PID/exe, get at the launcher's file
+	// (CVE-2016-9962, CVE-2019-5736). The program's execve undoes it.
+	t.call(step{"hide from the container", ""}, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if flags := target.flags &^ unix.CLONE_NEWPID; flags != 0 {
+		t.call(step{"join the container's namespaces", ""}, unix.SYS_SETNS, int(target.pidfd.Fd()), flags)
+	}
+	if target.flags&unix.CLONE_NEWUSER != 0 {
+		t.becomeRoot()
+	}
+	root := t.call(step{"open the container's root", ""}, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for _, i := range p.nulls {
+		sg := step{"connect to /dev/null standard stream", strconv.Itoa(i)}
+		f := t.open(sg, root, "dev/null", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+		t.call(sg, unix.SYS_DUP3, f, i, 0)
+	}
+	if s.Terminal {
+		master := t.open(step{"open", "/dev/pts/ptmx of the container"}, root, "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, unix.RESOLVE_NO_SYMLINKS)
+		p.openTerminal(master, s, -1)
+	}
+	if err := p.settle(s.Cwd, root, false); err != nil {
+		return nil, err
+	}
+	if err := p.process(s, c.Detach, c.Logger); err != nil {
+		return nil, err
+	}
+	return p, t.err
+}
