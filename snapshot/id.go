@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -21,7 +23,7 @@ type ChainID digest.Digest
 func ParseDiffID(s string) (DiffID, error) {
 	// Without the regular expression of digest.Parse: deep stacks are checked at every
 	// mount, and several times.
-	if hex, ok := strings.CutPrefix(s, "sha256:"); ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == "" {
+	if digits, ok := strings.CutPrefix(s, "sha256:"); ok && len(digits) == 64 && strings.Trim(digits, "0123456789abcdef") == "" {
 		return DiffID(s), nil
 	}
 	d, err := digest.Parse(s)
@@ -48,12 +50,15 @@ func (c ChainID) hex() string { return strings.TrimPrefix(string(c), "sha256:") 
 // the last is the id of the whole stack.
 func Chain(layers []DiffID) []ChainID {
 	chain := make([]ChainID, len(layers))
+	var text []byte
 	for i, d := range layers {
 		if i == 0 {
 			chain[i] = ChainID(d)
 			continue
 		}
-		chain[i] = ChainID(digest.SHA256.FromString(string(chain[i-1]) + " " + string(d)))
+		text = append(append(append(text[:0], chain[i-1]...), ' '), d...)
+		sum := sha256.Sum256(text)
+		chain[i] = ChainID(hex.AppendEncode(append(text[:0], "sha256:"...), sum[:]))
 	}
 	return chain
 }
