@@ -19,8 +19,9 @@
 //
 // The store root is an OCI image layout: oci-layout, index.json (one entry for each
 // name, kept true whenever a name changes) and blobs/. A layer that was received
-// uncompressed, or made by layerfs, exists as a recipe only and has no blob there: it
-// can be read by saving the image, not by pointing another tool at the store.
+// uncompressed, or made by layerfs, exists as a recipe only and has no blob there, and
+// so does one whose blob was discarded: it can be read by saving the image, not by
+// pointing another tool at the store.
 package image
 
 import (
@@ -64,4 +65,9 @@ type Layers interface {
 	ByBlob(ctx context.Context, blob digest.Digest) (Layer, error)
 	// WriteTar writes the identical tar.
 	WriteTar(ctx context.Context, diffID digest.Digest, w io.Writer) error
+	// Remakes reports whether WriteBlob makes the blob in which a layer came byte for
+	// byte out of the layer; false for an unknown one.
+	Remakes(ctx context.Context, blob digest.Digest) (bool, error)
+	// WriteBlob writes such a blob, and verifies it on the way.
+	WriteBlob(ctx context.Context, blob digest.Digest, w io.Writer) error
 }

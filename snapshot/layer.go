@@ -3,7 +3,6 @@ package snapshot
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,16 +28,6 @@ type Layer struct {
 	Bytes   int64 // of those objects
 }
 
-// Blob records that a compressed layer, as it came, is the layer of a DiffID. It is
-// kept as layers/blobs/<algorithm>/<hex>.
-type Blob struct {
-	Digest    digest.Digest `json:"digest"`
-	Size      int64         `json:"size"` // bytes
-	MediaType string        `json:"mediaType,omitempty"`
-	DiffID    DiffID        `json:"diffID"`
-	Format    string        `json:"format"` // of the compression: gzip, zstd
-}
-
 // LayerExpect says what is known of a layer before it is read.
 type LayerExpect struct {
 	DiffID    DiffID        // "" when unknown
@@ -52,15 +41,6 @@ type LayerExpect struct {
 const layersDir = "layers/sha256"
 
 func layerName(d DiffID) string { return layersDir + "/" + d.hex() }
-
-// blobPath is where the bytes of a kept blob lie.
-func blobPath(d digest.Digest) string {
-	return "blobs/" + d.Algorithm().String() + "/" + d.Encoded()
-}
-
-func blobName(d digest.Digest) string {
-	return "layers/blobs/" + d.Algorithm().String() + "/" + d.Encoded()
-}
 
 // ImportLayer reads one layer, compressed or not, and keeps it: new file contents as
 // objects, everything else as a recipe. Size, blob digest and DiffID are verified where
@@ -258,17 +238,6 @@ func (s *Store) publishLayer(ctx context.Context, sess *Session, ing *disk.Inges
 	return l, sess.keep(ctx, layerName(d))
 }
 
-func (s *Store) putBlobRecord(ctx context.Context, ing *disk.Ingest, b Blob) error {
-	data, err := json.Marshal(b)
-	if err != nil {
-		return err
-	}
-	return ing.PutRecord(ctx, blobName(b.Digest), func(w io.Writer) error {
-		_, err := w.Write(append(data, '\n'))
-		return err
-	})
-}
-
 // StatLayer describes a layer; an unknown one wraps fs.ErrNotExist.
 func (s *Store) StatLayer(ctx context.Context, d DiffID) (Layer, error) {
 	rec, closer, err := s.OpenLayer(ctx, d)
@@ -321,30 +290,6 @@ func (s *Store) WriteTar(ctx context.Context, d DiffID, w io.Writer) error {
 		err = fmt.Errorf("write tar of layer %s: %w", d, err)
 	}
 	return errors.Join(err, closer.Close())
-}
-
-// BlobOf returns what is known of a compressed layer; an unknown one wraps
-// fs.ErrNotExist.
-func (s *Store) BlobOf(_ context.Context, d digest.Digest) (Blob, error) {
-	if err := d.Validate(); err != nil {
-		return Blob{}, fmt.Errorf("blob digest %q: %w: %w", d, err, fs.ErrInvalid)
-	}
-	data, err := s.disk.ReadRecord(blobName(d))
-	if err != nil {
-		return Blob{}, fmt.Errorf("blob %s: %w", d, err)
-	}
-	return parseBlob(d, data)
-}
-
-func parseBlob(d digest.Digest, data []byte) (Blob, error) {
-	var b Blob
-	if err := json.Unmarshal(data, &b); err != nil {
-		return b, fmt.Errorf("parse record of blob %s: %w: %w", d, err, fs.ErrInvalid)
-	}
-	if _, err := ParseDiffID(string(b.DiffID)); err != nil || b.Digest != d || b.Size < 0 {
-		return b, fmt.Errorf("record of blob %s is damaged: %w", d, cas.ErrCorrupt)
-	}
-	return b, nil
 }
 
 // Session keeps layers that were imported or committed from being collected until a name

@@ -16,7 +16,7 @@ attr acl libcap2-bin util-linux mount procps strace
 e2fsprogs xfsprogs erofs-utils fuse3
 gzip bzip2 xz-utils zstd tar
 mmdebstrap busybox-static
-skopeo umoci podman crun runc docker.io
+skopeo umoci podman crun runc docker.io docker-registry
 uidmap
 "
 #   make git                       the build itself
@@ -25,7 +25,7 @@ uidmap
 #   e2fsprogs … fuse3              file systems to test on; EROFS checkers; fusermount3
 #   gzip … tar                     oracles for streams and archives
 #   mmdebstrap busybox-static      the real images that tests load
-#   skopeo … docker.io             the tools whose images we read and that read ours
+#   skopeo … docker-registry       the tools whose images we read and that read ours
 #   uidmap                         id mappings for rootless tests
 [ $# -eq 0 ] || packages="$*"
 

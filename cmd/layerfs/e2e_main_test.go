@@ -318,6 +318,7 @@ type inspected struct {
 	ID, Digest, ChainID string
 	Layers              []struct {
 		DiffID, Blob, MediaType string
+		BlobIs, Encoder         string
 		BlobSize, TarSize       int64
 		Objects                 int
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/image/reference"
 	"github.com/layerfs/layerfs/snapshot"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
@@ -284,10 +285,43 @@ type layerInspect struct {
 	Blob      string `json:"blob"`
 	BlobSize  int64  `json:"blobSize"`
 	MediaType string `json:"mediaType"`
+	BlobIs    string `json:"blobIs"` // one of the constants below
+	Encoder   string `json:"encoder,omitempty"`
 	TarSize   int64  `json:"tarSize"`
 	Entries   int    `json:"entries"`
 	Objects   int    `json:"objects"`
 	Bytes     int64  `json:"objectBytes"`
+}
+
+// How the blob that the manifest names for a layer can be had.
+const (
+	blobPlain     = "plain"     // the uncompressed tar, which is always made again
+	blobKept      = "kept"      // as it came
+	blobRemade    = "remade"    // made again with the encoder
+	blobDiscarded = "discarded" // no longer
+)
+
+// inspectBlob says how a blob can be had, and the encoder that is known to make it.
+func (a *app) inspectBlob(ctx context.Context, d digest.Digest, diffID snapshot.DiffID) (is, encoder string, err error) {
+	if d.String() == diffID.String() {
+		return blobPlain, "", nil
+	}
+	kept, err := a.snaps.HasBlob(ctx, d)
+	if err != nil {
+		return "", "", err
+	}
+	b, err := a.snaps.BlobOf(ctx, d)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", err
+	}
+	switch {
+	case kept:
+		return blobKept, b.Encoder, nil
+	case b.Encoder != "":
+		return blobRemade, b.Encoder, nil
+	default:
+		return blobDiscarded, "", nil
+	}
 }
 
 func (a *app) inspect(ctx context.Context, word string) (any, error) {
@@ -314,7 +348,11 @@ func (a *app) inspect(ctx context.Context, word string) (any, error) {
 		}
 		li := layerInspect{DiffID: d.String(), TarSize: l.TarSize, Entries: l.Entries, Objects: l.Objects, Bytes: l.Bytes}
 		if i < len(img.Layers) {
-			li.Blob, li.BlobSize, li.MediaType = img.Layers[i].Digest.String(), img.Layers[i].Size, img.Layers[i].MediaType
+			blob := img.Layers[i]
+			li.Blob, li.BlobSize, li.MediaType = blob.Digest.String(), blob.Size, blob.MediaType
+			if li.BlobIs, li.Encoder, err = a.inspectBlob(ctx, blob.Digest, d); err != nil {
+				return nil, err
+			}
 		}
 		out.Layers = append(out.Layers, li)
 	}

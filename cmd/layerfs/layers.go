@@ -64,6 +64,14 @@ func (l *imageLayers) WriteTar(ctx context.Context, diffID digest.Digest, w io.W
 	return l.store.WriteTar(ctx, snapshot.DiffID(diffID), w)
 }
 
+func (l *imageLayers) Remakes(ctx context.Context, blob digest.Digest) (bool, error) {
+	return l.store.RemakesBlob(ctx, blob)
+}
+
+func (l *imageLayers) WriteBlob(ctx context.Context, blob digest.Digest, w io.Writer) error {
+	return l.store.WriteBlob(ctx, blob, w)
+}
+
 func imageLayer(l snapshot.Layer, b snapshot.Blob) image.Layer {
 	out := image.Layer{DiffID: digest.Digest(l.DiffID), Size: l.TarSize, Blob: b.Digest, BlobSize: b.Size, MediaType: b.MediaType}
 	if out.Blob == "" {

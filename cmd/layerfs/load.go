@@ -17,6 +17,7 @@ type loadOptions struct {
 	platform     string
 	allPlatforms bool
 	quiet        bool
+	discard      discard
 }
 
 func newLoadCmd(a *app) *cobra.Command {
@@ -27,7 +28,12 @@ func newLoadCmd(a *app) *cobra.Command {
 		Long: `Load reads what docker save, podman save, skopeo, umoci and layerfs itself write: a
 docker archive, an OCI layout as a tar or a directory, or a skopeo directory, compressed
 or not, from a file, a directory or standard input. It prints the name and the digest of
-each image. Either all of an archive is loaded or nothing.`,
+each image. Either all of an archive is loaded or nothing.
+
+Layers that come compressed are kept as they came besides their files, so that the image
+is saved with the digests it has. With --discard-blobs those for which a compressor is
+found that makes the same bytes are dropped after the load, and are made again when the
+image is saved: a store of a third less, for the time of compressing.`,
 		Example: `  docker save debian:12 | layerfs load
   layerfs load -i oci-layout-directory`,
 		Args: cobra.NoArgs,
@@ -39,6 +45,7 @@ each image. Either all of an archive is loaded or nothing.`,
 	f.StringVar(&o.platform, "platform", "", "platform to take of an image for several, OS/ARCH[/VARIANT] (default this machine's)")
 	f.BoolVar(&o.allPlatforms, "all-platforms", false, "take all platforms")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
+	addDiscardFlag(cmd, &o.discard)
 	return cmd
 }
 
@@ -92,7 +99,21 @@ func (a *app) runLoad(ctx context.Context, o loadOptions) (err error) {
 			return err
 		}
 	}
-	return nil
+	if o.discard == discardNone {
+		return nil
+	}
+	var images []*image.Image
+	for _, l := range loaded {
+		images = append(images, l.Images...)
+	}
+	p = a.newProgress("discarding blobs", o.quiet)
+	defer p.end()
+	sum, err := a.discardBlobs(ctx, images, o.discard, p)
+	p.end()
+	if err == nil && !o.quiet {
+		fmt.Fprintln(a.stderr, "layerfs:", sum)
+	}
+	return err
 }
 
 // printLoaded prints a line for each name, with the digest of what it names.

@@ -70,6 +70,29 @@ func (c *composer) addBlob(d ocispec.Descriptor) {
 	}}
 }
 
+// addLayerBlob adds a layer in the compressed form that a manifest names, if that is
+// kept or can be made again.
+func (c *composer) addLayerBlob(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	there, err := c.hasBlob(ctx, d)
+	if err == nil && !there {
+		there, err = c.layers.Remakes(ctx, d.Digest)
+	}
+	if err != nil || !there {
+		return false, err
+	}
+	c.addBlob(d)
+	kept := c.members[blobName(d.Digest)].write
+	c.members[blobName(d.Digest)] = member{d.Size, func(ctx context.Context, w io.Writer) error {
+		err := kept(ctx, w)
+		// Opening it failed: what is kept may be discarded at any time.
+		if isMissing(err) {
+			err = c.layers.WriteBlob(ctx, d.Digest, w)
+		}
+		return err
+	}}
+	return true, nil
+}
+
 // addTar adds a layer as a plain tar.
 func (c *composer) addTar(name string, l image.Layer) {
 	c.members[name] = member{l.Size, func(ctx context.Context, w io.Writer) error {
@@ -91,13 +114,8 @@ func (c *composer) hasBlob(ctx context.Context, d ocispec.Descriptor) (bool, err
 
 // addLayer adds a layer to a layout and returns how the manifest shall refer to it.
 func (c *composer) addLayer(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) (ocispec.Descriptor, error) {
-	there, err := c.hasBlob(ctx, d)
-	if err != nil {
+	if added, err := c.addLayerBlob(ctx, d); err != nil || added {
 		return d, err
-	}
-	if there {
-		c.addBlob(d)
-		return d, nil
 	}
 	l, err := c.layers.Stat(ctx, diffID)
 	if err != nil {

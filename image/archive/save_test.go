@@ -19,6 +19,7 @@ import (
 	"github.com/layerfs/layerfs/image/reference"
 	"github.com/layerfs/layerfs/tarstream/compress"
 	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -143,6 +144,48 @@ func TestSaveWithoutBlobs(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(w.dir, ".layer-*"))
 	if err != nil || len(left) > 0 {
 		t.Error("temporary files are left:", left, err)
+	}
+}
+
+// TestSaveMakesBlobsAgain saves an image, alone and in an index, whose compressed blobs
+// were discarded but can be made again.
+func TestSaveMakesBlobsAgain(t *testing.T) {
+	f := newFixture("one", "amd64", compress.Gzip, compress.Zstd, compress.None)
+	l := newLayout()
+	d := l.image(f)
+	l.name(d, "io.containerd.image.name", "one:v1")
+	index := l.blob(ocispec.MediaTypeImageIndex, encode(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{d},
+	}))
+	l.name(index, "io.containerd.image.name", "all:v1")
+	w := loaded(t, l.files(), LoadOptions{AllPlatforms: true})
+	w.layers.RemakeBlobs()
+	want, _ := w.save(t, SaveOptions{}, "one:v1", "all:v1")
+	discard := func(n int) {
+		if err := w.disk.Blobs().Remove(t.Context(), digest.FromBytes(f.blobs[n])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	discard(0)
+	got, saved := w.save(t, SaveOptions{}, "one:v1", "all:v1")
+	if !bytes.Equal(got, want) || saved[0].Changed || saved[1].Changed {
+		t.Errorf("one blob discarded: saved %+v", saved)
+	}
+	items, err := Select(t.Context(), w.store, []string{"one:v1", "all:v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := compose(t.Context(), w.store, w.layers, items, SaveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	discard(1) // between the look and the writing
+	var b bytes.Buffer
+	if err := errors.Join(c.writeTar(t.Context(), &b), c.close()); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Error("a blob discarded meanwhile: other bytes")
 	}
 }
 

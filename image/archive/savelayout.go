@@ -119,6 +119,9 @@ func (c *composer) wholeManifest(ctx context.Context, d ocispec.Descriptor) (boo
 	}
 	for _, b := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		there, err := c.hasBlob(ctx, b)
+		if err == nil && !there {
+			there, err = c.layers.Remakes(ctx, b.Digest)
+		}
 		if err != nil {
 			return false, err
 		}
@@ -180,12 +183,11 @@ func (c *composer) addWhole(ctx context.Context, d ocispec.Descriptor) error {
 	}
 	c.addBlob(d)
 	for _, b := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		there, err := c.hasBlob(ctx, b)
+		added, err := c.addLayerBlob(ctx, b)
 		if err != nil {
 			return err
 		}
-		if there {
-			c.addBlob(b)
+		if added {
 			continue
 		}
 		l, err := c.layers.Stat(ctx, b.Digest)

@@ -34,6 +34,7 @@ type Layers struct {
 	byDiffID map[digest.Digest]image.Layer
 	byBlob   map[digest.Digest]image.Layer
 	imports  int
+	remakes  bool
 }
 
 var _ image.Layers = (*Layers)(nil)
@@ -49,6 +50,13 @@ func (l *Layers) Imports() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.imports
+}
+
+// RemakeBlobs lets blobs that are not kept be made again, as Compress makes them.
+func (l *Layers) RemakeBlobs() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remakes = true
 }
 
 // DiffIDs returns all layers, sorted.
@@ -191,6 +199,32 @@ func (l *Layers) WriteTar(_ context.Context, diffID digest.Digest, w io.Writer) 
 	defer func() { err = errors.Join(err, f.Close()) }()
 	_, err = io.Copy(w, f)
 	return err
+}
+
+// Remakes implements image.Layers.
+func (l *Layers) Remakes(_ context.Context, blob digest.Digest) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	layer, ok := l.byBlob[blob]
+	return ok && l.remakes && layer.Blob != layer.DiffID, nil
+}
+
+// WriteBlob implements image.Layers.
+func (l *Layers) WriteBlob(ctx context.Context, blob digest.Digest, w io.Writer) error {
+	layer, err := l.find(l.byBlob, blob)
+	if err != nil {
+		return err
+	}
+	format := compress.Gzip
+	if layer.MediaType == ocispec.MediaTypeImageLayerZstd {
+		format = compress.Zstd
+	}
+	z, err := compress.NewWriter(w, format, compress.DefaultLevel)
+	if err != nil {
+		return err
+	}
+	err = l.WriteTar(ctx, layer.DiffID, z)
+	return errors.Join(err, z.Close())
 }
 
 // File is one entry of a tar made by Tar.
