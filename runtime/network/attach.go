@@ -161,7 +161,7 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 		if nets[i], err = a.n.networkFor(ctx, e.Network); err != nil {
 			return err
 		}
-		if slices.Contains(nets[:i], nets[i]) {
+		if slices.ContainsFunc(nets[:i], func(o *Network) bool { return o.Name == nets[i].Name }) {
 			return fmt.Errorf("container %s: network %q given twice: %w", r.ID, e.Network, fs.ErrInvalid)
 		}
 		m, err := a.n.lease(nets[i], e, r.ID)

@@ -101,6 +101,19 @@ func (f *firewall) exists() (bool, error) {
 	return true, nil
 }
 
+// elements returns the content of a set, which is empty without the table.
+func (f *firewall) elements(set string) ([]nftables.SetElement, error) {
+	// The library's own error for a set that is not there cannot be told from others.
+	if there, err := f.exists(); err != nil || !there {
+		return nil, err
+	}
+	list, err := f.c.GetSetElements(f.sets[set])
+	if err != nil {
+		return nil, filterError("list set "+set+" of table "+tableName, err)
+	}
+	return list, nil
+}
+
 // install makes the table with its chains and rules in one transaction: all or nothing.
 func (f *firewall) install() error {
 	f.c.CreateTable(f.table)
@@ -356,12 +369,9 @@ func (f *firewall) publish(owner string, targets []target) error {
 // are left as they are.
 func (f *firewall) withdraw(owner string, targets []target) error {
 	for set, elements := range group(owner, targets) {
-		have, err := f.c.GetSetElements(f.sets[set])
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
+		have, err := f.elements(set)
 		if err != nil {
-			return filterError("list published ports", err)
+			return err
 		}
 		ours := make(map[string]bool)
 		for _, e := range have {

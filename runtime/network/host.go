@@ -101,9 +101,9 @@ func (h *host) ready(net *Network) (int, error) {
 	if !l.up {
 		return 0, nil
 	}
-	known, err := h.fw.c.GetSetElements(h.fw.sets[setBridges])
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return 0, filterError("list bridges", err)
+	known, err := h.fw.elements(setBridges)
+	if err != nil {
+		return 0, err
 	}
 	for _, e := range known {
 		if string(bytes.TrimRight(e.Key, "\x00")) == net.Bridge {
@@ -222,13 +222,10 @@ func (h *host) unused() error {
 	if err != nil || !there {
 		return err
 	}
-	for _, s := range h.fw.sets {
-		elements, err := h.fw.c.GetSetElements(s)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return filterError("list table "+tableName, err)
-		}
-		if len(elements) > 0 {
-			return nil
+	for name := range h.fw.sets {
+		elements, err := h.fw.elements(name)
+		if err != nil || len(elements) > 0 {
+			return err
 		}
 	}
 	return h.fw.remove()

@@ -2,14 +2,18 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 // serve runs what an attachment needs to be run.
@@ -103,5 +107,120 @@ func TestNoNamesByDefault(t *testing.T) {
 	data, err = os.ReadFile(a.ResolvFile())
 	if err != nil || string(data) != "nameserver 192.0.2.53\n" {
 		t.Errorf("resolv.conf: %q, %v", data, err)
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	n, err := Open(f.TempDir(), Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.root.MkdirAll(namePath("app", "db"), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	m := Membership{Network: "app", Names: []string{"db"}}
+	for i := range 100 { // more than an answer by UDP holds
+		m.IPv4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 24)
+		if err := n.writeNames(m, "c"+strconv.Itoa(i)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	r := &responder{n: n, networks: []string{"app"}}
+	question := func(name string, kind dnsmessage.Type) []byte {
+		q := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET}}}
+		b, err := q.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
+	}
+	f.Add(question("db.", dnsmessage.TypeA), false)
+	f.Add(question("db.app.", dnsmessage.TypeA), true)
+	f.Add(question("1.0.0.10.in-addr.arpa.", dnsmessage.TypePTR), false)
+	f.Add(question("x.", dnsmessage.TypeMX), true)
+	f.Fuzz(func(t *testing.T, data []byte, stream bool) {
+		answer := r.answer(t.Context(), data, stream)
+		if answer == nil {
+			return
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(answer); err != nil || !m.Response || m.ID != binary.BigEndian.Uint16(data) {
+			t.Fatalf("answer %x to %x: %v", answer, data, err)
+		}
+		if !stream && len(answer) > maxQuestion {
+			t.Fatalf("%d bytes by UDP", len(answer))
+		}
+	})
+}
+
+// An answer that is too long for a datagram is had by a stream.
+func TestLongAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, Spec{Name: "app"})
+	many := joined("app")
+	many.Endpoints[0].Aliases = []string{"many"}
+	const members = 40 // of 16 bytes each
+	for i := range members {
+		w.attach(t, Request{ID: "c" + strconv.Itoa(i), Network: many})
+	}
+	a := w.attach(t, Request{ID: "a", Network: joined("app")})
+	serve(t, a)
+	if got, err := resolve(a, "tcp", "many."); err != nil || len(got) != members {
+		t.Errorf("%d addresses by tcp, %v", len(got), err)
+	}
+	q := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("many."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}}
+	b, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m dnsmessage.Message
+	if err := m.Unpack(a.names.answer(t.Context(), b, false)); err != nil || !m.Truncated || len(m.Answers) != 0 {
+		t.Errorf("by udp: %+v, %v", m, err)
+	}
+}
+
+// What is not known is asked of the host's name servers, from the host.
+func TestForwardedQuestions(t *testing.T) {
+	w := newWorld(t)
+	upstream, err := net.ListenPacket("udp", "127.0.0.53:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	go func() {
+		b := make([]byte, maxQuestion)
+		for {
+			n, from, err := upstream.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil {
+				continue
+			}
+			m.Response = true
+			m.Additionals = nil
+			m.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET},
+				Body:   &dnsmessage.AResource{A: [4]byte{192, 0, 2, 1}},
+			}}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = upstream.WriteTo(answer, from)
+			}
+		}
+	}()
+	w.create(t, Spec{Name: "app"})
+	w.create(t, Spec{Name: "in", Internal: true})
+	for name, want := range map[string]string{"app": "192.0.2.1", "in": ""} {
+		a := w.attach(t, Request{ID: name, Network: joined(name), DNS: []netip.Addr{netip.MustParseAddr("127.0.0.53")}})
+		for i := range a.names.servers {
+			a.names.servers[i] = netip.AddrPortFrom(a.names.servers[i].Addr(), portOf(upstream.LocalAddr()))
+		}
+		serve(t, a)
+		got, err := resolve(a, "udp", "example.org.")
+		if !slices.Contains(append(got, ""), want) || (err == nil) != (want != "") {
+			t.Errorf("from network %s: %v, %v", name, got, err)
+		}
 	}
 }
