@@ -137,6 +137,15 @@ func (im *Image) Close() error {
 	return nil
 }
 
+// DropPages gives back the memory through which the file is mapped. The content stays in
+// the page cache of the system, and is mapped again where it is read.
+func (im *Image) DropPages() {
+	if im.mapped {
+		// A failure would leave things as they are.
+		_ = unix.Madvise(im.b, unix.MADV_DONTNEED)
+	}
+}
+
 // Root returns the root directory.
 func (im *Image) Root() NID { return im.root }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/layerfs/layerfs/cas/disk"
 	"github.com/layerfs/layerfs/image"
+	"github.com/layerfs/layerfs/internal/userns"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/layerfs/layerfs/unionfs"
 	"github.com/spf13/cobra"
@@ -34,6 +35,7 @@ type app struct {
 	disk  *disk.Store
 	snaps *snapshot.Store
 	imgs  *image.Store
+	ids   *userns.Mapping  // of the user namespace that this is the root of; nil in none
 	now   func() time.Time // SOURCE_DATE_EPOCH when that is set, else nil
 }
 
@@ -262,12 +264,11 @@ func (a *app) store(ctx context.Context) (*snapshot.Store, error) {
 		return nil, err
 	}
 	opts := snapshot.Options{Logger: a.logger(), Now: a.now}
-	ids, err := rootless()
-	if err != nil {
+	if a.ids, err = rootless(); err != nil {
 		return nil, err
 	}
-	if ids != nil || os.Geteuid() != 0 {
-		opts.Namespace, opts.Owners = unionfs.User, owners(ids)
+	if a.ids != nil || os.Geteuid() != 0 {
+		opts.Namespace, opts.Owners = unionfs.User, owners(a.ids)
 	}
 	a.snaps, err = snapshot.New(a.disk, opts)
 	return a.snaps, err

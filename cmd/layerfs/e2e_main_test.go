@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/internal/testenv"
+	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +29,8 @@ import (
 const asProgram = "LAYERFS_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	// A server of trees is started without any environment.
+	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && os.Args[1] == treefs.Command {
 		os.Exit(run())
 	}
 	code := m.Run()

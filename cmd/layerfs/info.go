@@ -44,6 +44,9 @@ func newInfoCmd(a *app) *cobra.Command {
 }
 
 func (a *app) runInfo(ctx context.Context, o outputFlags) error {
+	if err := a.enter(); err != nil {
+		return err
+	}
 	if _, err := a.store(ctx); err != nil {
 		return err
 	}
@@ -64,8 +67,8 @@ func (a *app) runInfo(ctx context.Context, o outputFlags) error {
 		r.Drivers = append(r.Drivers, di)
 	}
 	for _, name := range driverNames {
-		if why, ok := absentDrivers[name]; ok {
-			r.Drivers = append(r.Drivers, driverInfo{Name: name, Why: why})
+		if err := passedOver(name); err != nil {
+			r.Drivers = append(r.Drivers, driverInfo{Name: name, Why: err.Error()})
 		}
 	}
 	return printOne(a.stdout, o, r, r.print)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/layerfs/layerfs/internal/userns"
+	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 )
 
 // version is set by the linker, see the Makefile.
@@ -19,10 +20,10 @@ var version = "devel"
 func main() { os.Exit(run()) }
 
 func run() int {
-	if len(os.Args) == 3 && os.Args[1] == keeperCommand {
-		if err := userns.Keep(os.Args[2]); err != nil {
+	if served, err := serve(os.Args); served {
+		if err != nil {
 			printError(os.Stderr, err)
-			return 1
+			return exitCode(err)
 		}
 		return 0
 	}
@@ -39,6 +40,19 @@ func run() int {
 	}
 	printError(app.stderr, err)
 	return exitCode(err)
+}
+
+// serve does the work of this program's processes that no user starts, and reports
+// whether this is one.
+func serve(args []string) (bool, error) {
+	switch {
+	case len(args) == 3 && args[1] == keeperCommand:
+		return true, userns.Keep(args[2])
+	case len(args) > 1 && args[1] == treefs.Command:
+		return true, treefs.Serve()
+	default:
+		return false, nil
+	}
 }
 
 // printError prints each of the errors that are joined in err once, in one line or

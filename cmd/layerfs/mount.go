@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/layerfs/layerfs/snapshot"
-	"github.com/layerfs/layerfs/unionfs"
 	"github.com/spf13/cobra"
 )
 
@@ -81,7 +80,7 @@ func (a *app) runMount(ctx context.Context, o mountOptions, args []string) (err 
 	return err
 }
 
-func (a *app) mountAt(ctx context.Context, s *snapshot.Store, drivers []unionfs.Driver, rec *snapshot.Record, target string, readOnly bool) (err error) {
+func (a *app) mountAt(ctx context.Context, s *snapshot.Store, drivers []candidate, rec *snapshot.Record, target string, readOnly bool) (err error) {
 	st, err := os.Stat(target)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("mount on %s: %w; make the directory first", target, fs.ErrNotExist)

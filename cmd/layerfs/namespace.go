@@ -5,9 +5,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/layerfs/layerfs/internal/userns"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,6 +99,13 @@ func rootless() (*userns.Mapping, error) {
 	return &m, nil
 }
 
+// Ids with a meaning: the usual one for files of an owner who does not exist, and -1,
+// which no owner has.
+const (
+	nobody = 65534
+	noID   = 1<<32 - 1
+)
+
 // owners returns who is to own a file where the ids of a namespace lack its owner: with a
 // single user all belongs to that, else nobody does, or root where there is no nobody.
 func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
@@ -102,7 +113,6 @@ func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
 		return nil
 	}
 	one := func(ranges []userns.Range, id uint32) uint32 {
-		const nobody = 65534
 		switch {
 		case userns.Has(ranges, id):
 			return id
@@ -113,4 +123,28 @@ func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
 		}
 	}
 	return func(uid, gid uint32) (uint32, uint32) { return one(m.UIDs, uid), one(m.GIDs, gid) }
+}
+
+// fitNamespace changes what a container's specification says of groups that the user
+// namespace does not have; m is nil where it has all.
+func fitNamespace(spec *specs.Spec, m *userns.Mapping) {
+	if m == nil {
+		return
+	}
+	const pingers = "net.ipv4.ping_group_range"
+	if _, ok := spec.Linux.Sysctl[pingers]; ok {
+		last := uint32(0)
+		for userns.Has(m.GIDs, last+1) { // they are lined up from 0
+			r := m.GIDs[slices.IndexFunc(m.GIDs, func(r userns.Range) bool { return userns.Has([]userns.Range{r}, last+1) })]
+			last = uint32(r.Inside + r.Count - 1)
+		}
+		spec.Linux.Sysctl[pingers] = fmt.Sprintf("0 %d", last)
+	}
+	for i := range spec.Mounts {
+		spec.Mounts[i].Options = slices.DeleteFunc(slices.Clone(spec.Mounts[i].Options), func(o string) bool {
+			name, id, _ := strings.Cut(o, "=")
+			gid, err := strconv.ParseUint(id, 10, 32)
+			return name == "gid" && err == nil && !userns.Has(m.GIDs, uint32(gid))
+		})
+	}
 }

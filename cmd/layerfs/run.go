@@ -138,6 +138,7 @@ func (a *app) start(ctx context.Context, o runOptions, m unionfs.Mount, settings
 		return runtime.ExitFailed, err
 	}
 	spec.Root.Readonly = o.mount.readOnly
+	fitNamespace(spec, a.ids)
 	// Signals are the process's business, so they must not end the context.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

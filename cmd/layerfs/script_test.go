@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 //	mktar FILE ENTRY...      write a tar, see mktar
 //	flip GLOB                turn a bit in each file that matches
 //	[root]                   whether this is root, which mounting needs
+//	[userns]                 whether an ordinary user may mount, in a user namespace
 func TestScript(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -56,6 +58,9 @@ func TestScript(t *testing.T) {
 			if cond == "root" {
 				return os.Geteuid() == 0, nil
 			}
+			if cond == "userns" {
+				return mayUnshare(), nil
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -64,6 +69,17 @@ func TestScript(t *testing.T) {
 			"flip":  scriptFlip,
 		},
 	})
+}
+
+// mayUnshare reports whether this user may make user namespaces and use FUSE.
+func mayUnshare() bool {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
+	return errors.Join(f.Close(), cmd.Run()) == nil
 }
 
 func mountsBelow(t testing.TB, dir string) []string {

@@ -34,7 +34,7 @@ func advice(err error, p *plan) string {
 	case errors.Is(err, unix.ENOSYS):
 		return "the kernel lacks the new mount calls (Linux 5.2); choose another driver"
 	case errors.Is(err, unix.EPERM):
-		return "mounting with overlayfs needs root (CAP_SYS_ADMIN); choose another driver"
+		return "mounting with overlayfs needs root (CAP_SYS_ADMIN), at least of a user namespace; choose another driver"
 	case isLayer && layer.tree && errors.Is(err, unix.ENOTBLK):
 		return "EROFS refuses the file and no loop device could be had; load the loop module or keep the store on a plain local file system"
 	case isLayer && layer.tree && isCall && call.Op == "fsconfig create":

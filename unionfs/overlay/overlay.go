@@ -1,8 +1,10 @@
-// Package overlay mounts unions with the overlayfs of the Linux kernel, for root.
+// Package overlay mounts unions with the overlayfs of the Linux kernel, for root and for
+// the root of a user namespace.
 //
 // Trees are mounted as EROFS straight from their files, detached, so that no path
 // shows them and nothing is left when the union ends; a loop device serves where the
-// kernel refuses a file. Layers reach overlayfs one by one and by file descriptor, so
+// kernel refuses a file. In a user namespace, which may not mount EROFS, somebody else
+// mounts them, see [TreeMounter]. Layers reach overlayfs one by one and by file descriptor, so
 // there is no limit on the length of options, and paths may hold any byte.
 //
 // # The options it mounts with, and why
@@ -25,6 +27,14 @@
 // kernel tells apart by the upper bits. Costs nothing measurable.
 //
 // nfs_export=off: it excludes metacopy.
+//
+// # In a user namespace
+//
+// There overlayfs keeps its marks in user.overlay.* (option userxattr) and refuses
+// metacopy and redirect_dir: a chmod copies the content, a rename of a lower directory
+// fails with EXDEV, and a stack has to be one tree, which is the last layer. The kernel
+// follows that tree's redirects into the data directories from Linux 6.16 on; for others,
+// the mounter of trees serves the contents too.
 //
 // # What it cannot do
 //
@@ -63,6 +73,26 @@ type Options struct {
 	Paths       bool // hand layers over by path, not by descriptor (as before Linux 6.13)
 	Staged      bool // mount in a name space of its own (as before Linux 6.15)
 	NoMetacopy  bool // no metadata-only copy-up and no redirects of directories
+	TreeData    bool // contents through the mounter of trees (as before Linux 6.16)
+
+	// UserNamespace mounts for the root of a user namespace. The upper format is in
+	// unionfs.User then.
+	UserNamespace bool
+	// Trees mounts trees instead of the kernel; a user namespace needs it.
+	Trees TreeMounter
+}
+
+// TreeMounter mounts one tree, detached. The mount shows redirects and metacopy marks to
+// an overlay that keeps its own marks in ns, or, with data directories, all contents and
+// no marks. The driver closes the mount.
+type TreeMounter func(ctx context.Context, tree string, data []string, ns unionfs.Namespace) (*mountapi.Mount, error)
+
+// namespace returns where the driver's mounts have the marks of overlayfs.
+func (o Options) namespace() unionfs.Namespace {
+	if o.UserNamespace {
+		return unionfs.User
+	}
+	return unionfs.Trusted
 }
 
 // Driver is the driver "overlay". It has no state but its options.

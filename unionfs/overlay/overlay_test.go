@@ -5,12 +5,27 @@ import (
 	"os"
 	"testing"
 
+	"github.com/layerfs/layerfs/internal/userns"
 	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 	"github.com/layerfs/layerfs/unionfs/overlay"
 	"github.com/layerfs/layerfs/unionfs/unionfstest"
 )
 
+// TestMain is also what serves trees, and what keeps the user namespace of tests.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == treefs.Command {
+		if err := treefs.Serve(); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == keeper {
+		if err := userns.Keep(os.Args[2]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	code, err := unionfstest.Main(m)
 	if err != nil {
 		log.Print(err)

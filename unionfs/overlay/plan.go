@@ -22,16 +22,21 @@ type plan struct {
 	opts        unionfs.Options
 	readOnly    bool
 
+	ns    unionfs.Namespace
+	trees TreeMounter // nil is the kernel
+
 	loop     bool // trees through loop devices
 	paths    bool // layers by path
 	staged   bool // in a mount name space of its own
 	metacopy bool
+	treeData bool // contents through the mounter of trees
 }
 
 func newPlan(layers unionfs.Layers, opts unionfs.Options, force Options) *plan {
 	p := &plan{
 		lower: layers.Lower, data: layers.Data, upper: layers.Upper, work: layers.Work, opts: opts,
-		loop: force.LoopDevices, paths: force.Paths, staged: force.Staged, metacopy: !force.NoMetacopy,
+		loop: force.LoopDevices, paths: force.Paths, staged: force.Staged, metacopy: !force.NoMetacopy && !force.UserNamespace,
+		ns: force.namespace(), trees: force.Trees, treeData: force.TreeData && force.Trees != nil,
 	}
 	if opts.ReadOnly && p.upper != "" {
 		p.lower = append([]unionfs.Lower{{Dir: p.upper}}, p.lower...)
@@ -46,7 +51,7 @@ func newPlan(layers unionfs.Layers, opts unionfs.Options, force Options) *plan {
 // overlayfs and EROFS are explained there and nowhere else.
 func (p *plan) mount(ctx context.Context, logger *slog.Logger) (*mountapi.Mount, error) {
 	for {
-		m, err := p.try()
+		m, err := p.try(ctx)
 		if err == nil {
 			return m, nil
 		}
@@ -57,11 +62,11 @@ func (p *plan) mount(ctx context.Context, logger *slog.Logger) (*mountapi.Mount,
 			break
 		}
 		logger.DebugContext(ctx, "mount overlay in another way", "because", err,
-			"loop", p.loop, "paths", p.paths, "staged", p.staged)
+			"loop", p.loop, "paths", p.paths, "staged", p.staged, "tree_data", p.treeData)
 	}
 	var m *mountapi.Mount
 	var err error
-	said := mountapi.KernelLog(func() { m, err = p.try() })
+	said := mountapi.KernelLog(func() { m, err = p.try(ctx) })
 	if err == nil {
 		return m, nil
 	}
@@ -87,17 +92,27 @@ func (p *plan) fallBack(err error) bool {
 		// The kernel clones the mounts of layers, and before Linux 6.15 it does so
 		// from the caller's mount name space only, never a detached one.
 		p.staged = true
+	case p.trees != nil && !p.treeData && len(p.data) > 0 && refused && (isHanded(layer) || isCreate(call)):
+		// No data-only layers (before Linux 6.8), or not without metacopy (6.16).
+		p.treeData = true
 	default:
 		return false
 	}
 	return true
 }
 
-func (p *plan) try() (*mountapi.Mount, error) {
+func isHanded(e *layerError) bool { return e != nil && e.handed }
+
+func isCreate(e *mountapi.Error) bool {
+	return e != nil && e.Op == "fsconfig create" && e.Object == "overlay"
+}
+
+func (p *plan) try(ctx context.Context) (*mountapi.Mount, error) {
+	build := func(stage func(*mountapi.Mount) error) (*mountapi.Mount, error) { return p.build(ctx, stage) }
 	if p.staged {
-		return inStage(p.build)
+		return inStage(build)
 	}
-	return p.build(nil)
+	return build(nil)
 }
 
 // layerError is a failure that belongs to one layer.
@@ -113,12 +128,12 @@ func (e *layerError) Unwrap() error { return e.err }
 
 // build opens the layers and makes the overlay. stage, if not nil, makes a mount
 // of a layer part of the current mount name space.
-func (p *plan) build(stage func(*mountapi.Mount) error) (_ *mountapi.Mount, err error) {
+func (p *plan) build(ctx context.Context, stage func(*mountapi.Mount) error) (_ *mountapi.Mount, err error) {
 	name, err := source(p.opts)
 	if err != nil {
 		return nil, err
 	}
-	if !p.metacopy {
+	if !p.metacopy && !p.treeData {
 		if err := p.oneTree(); err != nil {
 			return nil, err
 		}
@@ -159,7 +174,7 @@ func (p *plan) build(stage func(*mountapi.Mount) error) (_ *mountapi.Mount, err 
 		if lower.Dir != "" {
 			fd, err = held.dir(lower.Dir)
 		} else {
-			fd, err = held.tree(lower.Tree, p.loop, stage)
+			fd, err = p.tree(ctx, held, lower.Tree, stage)
 		}
 		if err != nil {
 			return nil, &layerError{what: what, tree: lower.Tree != "", err: err}
@@ -177,7 +192,11 @@ func (p *plan) build(stage func(*mountapi.Mount) error) (_ *mountapi.Mount, err 
 			return nil, err
 		}
 	}
-	for i, data := range p.data {
+	data := p.data
+	if p.treeData {
+		data = nil
+	}
+	for i, data := range data {
 		what := fmt.Sprintf("data directory %d of %d (%s)", i+1, len(p.data), data)
 		fd, err := held.dir(data)
 		if err != nil {
@@ -208,11 +227,30 @@ func (p *plan) build(stage func(*mountapi.Mount) error) (_ *mountapi.Mount, err 
 	return config.Mount(mountAttr(p.readOnly))
 }
 
+// tree mounts a tree and returns its root.
+func (p *plan) tree(ctx context.Context, held *handles, path string, stage func(*mountapi.Mount) error) (int, error) {
+	if p.trees == nil {
+		return held.tree(path, p.loop, stage)
+	}
+	var data []string
+	if p.treeData {
+		data = p.data
+	}
+	m, err := p.trees(ctx, path, data, p.ns)
+	if err != nil {
+		return -1, err
+	}
+	return held.keep(m, stage)
+}
+
 // needsEmpty reports whether an empty layer has to make up the number: overlayfs
 // wants a lower below an upper, and two layers where there is none.
 func (p *plan) needsEmpty() bool {
 	if p.upper != "" {
 		return len(p.lower) == 0
+	}
+	if p.treeData {
+		return len(p.lower) < 2
 	}
 	return len(p.lower)+len(p.data) < 2
 }
@@ -240,9 +278,12 @@ type option struct{ key, value string }
 // options lists the options of the overlay; the package comment says why these.
 func (p *plan) options(source string) []option {
 	options := []option{{"source", source}, {"index", "off"}, {"nfs_export", "off"}, {"xino", "on"}}
-	if p.metacopy {
+	switch {
+	case p.ns == unionfs.User:
+		options = append(options, option{key: "userxattr"}) // excludes the two below
+	case p.metacopy:
 		options = append(options, option{"metacopy", "on"}, option{"redirect_dir", "on"})
-	} else {
+	default:
 		options = append(options, option{"metacopy", "off"}, option{"redirect_dir", "follow"})
 	}
 	if p.readOnly {

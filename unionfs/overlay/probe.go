@@ -21,6 +21,7 @@ import (
 // Names of features besides those of the contract.
 const (
 	FeatureTrees       = "trees from files"
+	FeatureDirectData  = "direct data"
 	FeatureDescriptors = "layers by descriptor"
 	FeatureDetached    = "detached layers"
 	FeatureReflink     = "copy-up that shares data"
@@ -47,7 +48,7 @@ func (d *Driver) Probe(ctx context.Context, dir string) error {
 // Features tries out, in directory dir, all that the driver can make use of.
 func (d *Driver) Features(ctx context.Context, dir string) []unionfs.Feature {
 	driver := d.Probe(ctx, dir)
-	features := []unionfs.Feature{feature(unionfs.FeatureDriver, driver, "Linux overlayfs, mounted by root")}
+	features := []unionfs.Feature{feature(unionfs.FeatureDriver, driver, d.opts.describe())}
 	if driver != nil {
 		return features
 	}
@@ -73,7 +74,8 @@ func (d *Driver) Features(ctx context.Context, dir string) []unionfs.Feature {
 		feature(unionfs.FeatureStackedTrees, stacked, "a layer goes on top of a tree as it is"),
 		feature(unionfs.FeatureMetadataCopyUp, metadata, "chmod and chown of a lower file copy no data"),
 		feature(unionfs.FeatureDirRename, rename, "directories of the image can be renamed"),
-		feature(FeatureTrees, missing(used.loop, "EROFS wants a block device (Linux before 6.12, or a stacked file system below); trees go through loop devices"), "EROFS is mounted from the file itself, without loop devices"),
+		feature(FeatureDirectData, missing(used.treeData, "the kernel wants root to follow redirects (before Linux 6.16); contents go through the server of trees"), "contents are read from the store's files"),
+		feature(FeatureTrees, treesFromFiles(&used), "EROFS is mounted from the file itself, without loop devices"),
 		feature(FeatureDescriptors, missing(used.paths, "Linux before 6.13; layers are given as paths in /proc/self/fd"), "layers may have paths of any length"),
 		feature(FeatureDetached, missing(used.staged, "Linux before 6.15; mounting takes place in a mount name space of its own"), "layers are mounted nowhere"),
 		feature(FeatureReflink, reflink(dir), "a copied-up file shares its blocks with the object until it is written"),
@@ -85,6 +87,22 @@ func feature(name string, err error, why string) unionfs.Feature {
 		why = err.Error()
 	}
 	return unionfs.Feature{Name: name, OK: err == nil, Why: why}
+}
+
+// describe says in a line what the driver is.
+func (o Options) describe() string {
+	if o.UserNamespace {
+		return "Linux overlayfs, mounted by the root of a user namespace"
+	}
+	return "Linux overlayfs, mounted by root"
+}
+
+// treesFromFiles returns what is in the way of having EROFS read the file of a tree.
+func treesFromFiles(p *plan) error {
+	if p.trees != nil {
+		return errors.New("a server process serves the metadata of each tree (FUSE)")
+	}
+	return missing(p.loop, "EROFS wants a block device (Linux before 6.12, or a stacked file system below); trees go through loop devices")
 }
 
 // missing returns an error where something had to be done in another way.
@@ -182,7 +200,7 @@ func (t *trial) steps() []step {
 		{"change a lower file", func() error { return os.WriteFile(filepath.Join(dir, "file"), nil, 0o600) }},
 		{"remove a lower directory (whiteout, a character device 0/0)", func() error { return os.RemoveAll(dir) }},
 		{"make it anew (opaque directory)", func() error { return os.Mkdir(dir, 0o755) }},
-		{"keep trusted attributes in the upper directory", func() error { return t.hasXattr("d0", unionfs.Opaque) }},
+		{"keep attributes in the upper directory", func() error { return t.hasXattr("d0", unionfs.Opaque) }},
 	}
 }
 
@@ -208,7 +226,7 @@ func (t *trial) renameDir() error {
 
 // hasXattr reports whether the union wrote an attribute of its own into the upper.
 func (t *trial) hasXattr(path, name string) error {
-	attr := unionfs.Trusted.Attr(name)
+	attr := t.plan.ns.Attr(name)
 	if _, err := unix.Lgetxattr(filepath.Join(t.upper, path), attr, nil); err != nil {
 		return fmt.Errorf("%s is missing: %w", attr, errors.Join(err, errors.ErrUnsupported))
 	}

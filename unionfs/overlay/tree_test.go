@@ -31,11 +31,17 @@ var errNoTree = errors.New("not expressible as a tree")
 // whiteouts as attributes are for directories only: such a layer stays one.
 func asTree(t testing.TB, dir string) (unionfs.Lower, []string) {
 	t.Helper()
+	return treeOf(t, dir, unionfs.Trusted)
+}
+
+// treeOf is asTree for a directory whose marks are in ns.
+func treeOf(t testing.TB, dir string, ns unionfs.Namespace) (unionfs.Lower, []string) {
+	t.Helper()
 	objects := filepath.Join(filepath.Dir(dir), "objects")
 	if err := os.MkdirAll(objects, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	reader := treeReader{objects: objects, inodes: map[uint64]*tree.Inode{}}
+	reader := treeReader{ns: ns, objects: objects, inodes: map[uint64]*tree.Inode{}}
 	root, err := reader.node(dir, "")
 	if errors.Is(err, errNoTree) {
 		return unionfs.Lower{Dir: dir}, []string{objects}
@@ -64,6 +70,7 @@ func writeTree(t testing.TB, image string, root *tree.Node) {
 }
 
 type treeReader struct {
+	ns      unionfs.Namespace
 	objects string
 	inodes  map[uint64]*tree.Inode
 }
@@ -154,11 +161,11 @@ func (r treeReader) xattrs(path string) (xattrs []tree.Xattr, opaque bool, err e
 		if err != nil {
 			return nil, false, err
 		}
-		name, visible := unionfs.Trusted.Unescape(stored)
+		name, visible := r.ns.Unescape(stored)
 		switch {
 		case visible:
 			xattrs = append(xattrs, tree.Xattr{Name: name, Value: string(value[:n])})
-		case stored == unionfs.Trusted.Attr(unionfs.Opaque) && string(value[:n]) == unionfs.OpaqueYes:
+		case stored == r.ns.Attr(unionfs.Opaque) && string(value[:n]) == unionfs.OpaqueYes:
 			opaque = true
 		default:
 			return nil, false, errNoTree

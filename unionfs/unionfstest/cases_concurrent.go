@@ -55,7 +55,7 @@ func concurrentCases() theme {
 			u.ApplyControl(t, Chmod("d/big", 0o603), Append("d/big", "!"))
 			u.Verify(t)
 		}},
-		{name: "each in its directory", layers: workerDirs(), apart: true, check: func(t *testing.T, u *Union) {
+		{name: "each in its directory", needs: []Power{LinkedNumbers}, layers: workerDirs(), apart: true, check: func(t *testing.T, u *Union) {
 			for _, root := range []string{u.Root, u.Control} {
 				together(t, func(i int) error {
 					_, err := all(root, busyOps(fmt.Sprintf("w%d", i)))

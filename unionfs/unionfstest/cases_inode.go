@@ -71,7 +71,7 @@ func inodeCases() theme {
 				t.Errorf("the descriptor shows mode %v after a chmod by path", after.Mode())
 			}
 		}},
-		{name: "links share a number", layers: oneLayer(), ops: []Op{MakeLink("f", "l"), Append("f", "!")}, check: func(t *testing.T, u *Union) {
+		{name: "links share a number", needs: []Power{LinkedNumbers}, layers: oneLayer(), ops: []Op{MakeLink("f", "l"), Append("f", "!")}, check: func(t *testing.T, u *Union) {
 			var a, b unix.Stat_t
 			must(t, unix.Stat(u.At("f"), &a))
 			must(t, unix.Stat(u.At("l"), &b))

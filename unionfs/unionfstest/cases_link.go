@@ -9,16 +9,16 @@ import (
 
 func linkCases() theme {
 	return theme{"links", []testCase{
-		{name: "of a lower file", layers: oneLayer(), ops: []Op{MakeLink("f", "l"), Stat("f"), Stat("l"), Append("l", "!"), Read("f"), Append("f", "?"), Read("l")}},
+		{name: "of a lower file", needs: []Power{LinkedNumbers}, layers: oneLayer(), ops: []Op{MakeLink("f", "l"), Stat("f"), Stat("l"), Append("l", "!"), Read("f"), Append("f", "?"), Read("l")}},
 		{name: "of a lower file then removed", layers: oneLayer(), ops: []Op{MakeLink("f", "l"), Unlink("f"), Read("l"), Stat("l"), MakeLink("l", "f"), Stat("f"), Unlink("l"), Unlink("f"), Stat("f")}},
 		{name: "of an upper file", layers: oneLayer(), ops: []Op{WriteFile("n", "n"), MakeLink("n", "d/l"), MakeLink("d/l", "l2"), Append("l2", "!"), Read("n"), Chmod("n", 0o400), Stat("d/l"), Unlink("n"), Stat("l2")}},
-		{name: "onto whiteout", layers: oneLayer(), ops: []Op{Unlink("g"), MakeLink("f", "g"), Read("g"), Stat("f"), RemoveAll("d"), MakeLink("f", "d"), Stat("d")}},
+		{name: "onto whiteout", needs: []Power{LinkedNumbers}, layers: oneLayer(), ops: []Op{Unlink("g"), MakeLink("f", "g"), Read("g"), Stat("f"), RemoveAll("d"), MakeLink("f", "d"), Stat("d")}},
 		{name: "of a lower symlink", layers: oneLayer(), ops: []Op{MakeLink("s", "t"), Read("t"), Stat("s"), Unlink("s"), Read("t")}},
 		{name: "of special files", needs: []Power{Devices}, layers: [][]Entry{{
 			Node("fifo", unix.S_IFIFO|0o600, 0, 0), Node("null", unix.S_IFCHR|0o666, 1, 3),
 		}}, ops: []Op{MakeLink("fifo", "fifo2"), MakeLink("null", "null2"), Stat("fifo"), Stat("null2"), Unlink("fifo"), Stat("fifo2")}},
 		{name: "errors", layers: oneLayer(), ops: []Op{MakeLink("d", "l"), MakeLink("f", "g"), MakeLink("nothing", "l"), MakeLink("f", "nothing/l"), MakeLink("f", "d")}},
-		{name: "of links", layers: oneLayer(), ops: []Op{
+		{name: "of links", needs: []Power{LinkedNumbers}, layers: oneLayer(), ops: []Op{
 			MakeLink("f", "1"), MakeLink("1", "2"), MakeLink("2", "3"), Rename("1", "one"), Unlink("2"), Stat("one"), MakeLink("3", "d/4"), Rename("d/4", "f"), Stat("f"),
 		}},
 		{name: "many", layers: oneLayer(), ops: manyLinks(200)},

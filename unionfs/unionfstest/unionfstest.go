@@ -53,13 +53,15 @@ const (
 	NeedlessWhiteouts    Power = "not showing a whiteout in a directory that no other layer has, or that is opaque"
 	XattrWhiteoutRemoval Power = "removing a directory that has whiteouts as attributes in a lower layer"
 	SparseCopyUp         Power = "copy-up that keeps holes"
+	LinkedNumbers        Power = "one inode number for all names of a lower file that was linked"
+	LowerCopyRange       Power = "copy_file_range of a file that has not been copied up"
 )
 
 func powers() []Power {
 	return []Power{
 		DirRename, MetadataCopyUp, KeptHardLinks, FreshMappings, UnlinkedLower, StableInodes, Tmpfile, ShiftFallocate,
 		Devices, TrustedXattrs, Users, InodeFlags, SmallUpper, SparseCopyUp,
-		LowerACLs, LowerInodeFlags, NeedlessWhiteouts, XattrWhiteoutRemoval,
+		LowerACLs, LowerInodeFlags, NeedlessWhiteouts, XattrWhiteoutRemoval, LinkedNumbers, LowerCopyRange,
 	}
 }
 
