@@ -19,7 +19,7 @@ import (
 const AnnotationImageName = "io.containerd.image.name"
 
 // RefreshLayout makes index.json say what the names say where it does not, which a
-// command that was killed between the two leaves.
+// command that was killed between the two leaves, and mends oci-layout.
 func (s *Store) RefreshLayout(ctx context.Context) (err error) {
 	unlock, err := s.records.Lock(ctx, "refs")
 	if err != nil {
@@ -29,6 +29,11 @@ func (s *Store) RefreshLayout(ctx context.Context) (err error) {
 	want, err := s.layout(ctx)
 	if err != nil {
 		return err
+	}
+	if data, err := s.records.ReadRecord(ocispec.ImageLayoutFile); err != nil || CheckLayout(data) != nil {
+		if err := s.records.WriteRecord(ctx, ocispec.ImageLayoutFile, EncodeLayout()); err != nil {
+			return fmt.Errorf("write %s: %w", ocispec.ImageLayoutFile, err)
+		}
 	}
 	if got, err := s.records.ReadRecord(ocispec.ImageIndexFile); err == nil && bytes.Equal(got, want) {
 		return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -49,31 +48,15 @@ type Root struct {
 // for each. Where documents are missing or damaged the rest is visited still, and the
 // error names all images concerned: a sweep must not go on then, a check may.
 func (s *Store) Roots(ctx context.Context, fn func(Root) error) error {
-	refs, err := s.Refs(ctx)
-	if err != nil && !errors.Is(err, fs.ErrInvalid) {
+	var damaged []error
+	err := s.Inspect(ctx, fn, func(d Damage) {
+		if d.Ref.Target.Digest != "" {
+			d.Err = fmt.Errorf("image %s: %w", d.Ref, d.Err)
+		}
+		damaged = append(damaged, d.Err)
+	})
+	if err != nil {
 		return err
-	}
-	damaged := []error{err}
-	known := make(map[digest.Digest][]Root) // by target: many names lead to one image
-	for _, r := range refs {
-		roots, ok := known[r.Target.Digest]
-		if !ok {
-			var err error
-			roots, err = s.rootsOf(ctx, r.Target)
-			if cerr := ctx.Err(); cerr != nil {
-				return cerr
-			}
-			if err != nil {
-				damaged = append(damaged, fmt.Errorf("image %s: %w", r, err))
-			}
-			known[r.Target.Digest] = roots
-		}
-		for _, root := range roots {
-			root.Ref = r
-			if err := fn(root); err != nil {
-				return err
-			}
-		}
 	}
 	return errors.Join(damaged...)
 }

@@ -152,31 +152,43 @@ func putDocument(ctx context.Context, batch cas.Batch, doc Document) (err error)
 // ones last. Where records are damaged the others are returned, and an error that names
 // the damaged ones and wraps fs.ErrInvalid.
 func (s *Store) Refs(ctx context.Context) ([]Ref, error) {
+	refs, damaged, err := s.readRefs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	errs := make([]error, len(damaged))
+	for i, d := range damaged {
+		errs[i] = d.Err
+	}
+	return refs, errors.Join(errs...)
+}
+
+// readRefs is Refs with the damaged records one by one.
+func (s *Store) readRefs(ctx context.Context) (refs []Ref, damaged []Damage, err error) {
 	var rels []string
-	err := s.records.WalkRecords(ctx, refsDir, func(rel string, _ int64, _ time.Time) error {
+	err = s.records.WalkRecords(ctx, refsDir, func(rel string, _ int64, _ time.Time) error {
 		rels = append(rels, rel)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list names: %w", err)
+		return nil, nil, fmt.Errorf("list names: %w", err)
 	}
-	refs := make([]Ref, 0, len(rels))
-	var damaged []error
+	refs = make([]Ref, 0, len(rels))
 	for _, rel := range rels {
 		r, err := s.readRef(rel)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			// Removed since the directory was read.
 		case errors.Is(err, fs.ErrInvalid):
-			damaged = append(damaged, err)
+			damaged = append(damaged, Damage{Record: rel, Err: err})
 		case err != nil:
-			return nil, err
+			return nil, nil, err
 		default:
 			refs = append(refs, r)
 		}
 	}
 	slices.SortFunc(refs, compareRefs)
-	return refs, errors.Join(damaged...)
+	return refs, damaged, nil
 }
 
 // soundRefs is Refs for work that one damaged record must not stop.

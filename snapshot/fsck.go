@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/cas"
+	"github.com/layerfs/layerfs/tarstream/recipe"
 	"github.com/layerfs/layerfs/tree"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,8 @@ type Fault struct {
 	Layers []DiffID `json:"layers,omitempty"` // that have a damaged or missing object
 	// Uses says what the fault touches, for people: paths in layers, images.
 	Uses []string `json:"uses,omitempty"`
+	// Mended says what a repair did about it; "" for nothing, or nothing that helps.
+	Mended string `json:"mended,omitempty"`
 }
 
 // CheckReport is what a check covered and found.
@@ -40,27 +43,45 @@ type CheckReport struct {
 	Took      time.Duration `json:"tookNanoseconds"`
 }
 
+// Need is something that an image needs, or what is wrong with its documents.
+type Need struct {
+	Image   string        // a name of it, for people
+	Layer   DiffID        // a layer; those of an image follow each other, bottom first; or ""
+	Blob    digest.Digest // a blob, or ""
+	MayLack bool          // the blob need not be there
+	Err     error         // instead of both: the image cannot be read
+	Record  string        // with Err: the record that is damaged, or ""
+}
+
 // CheckOptions says how to check.
 type CheckOptions struct {
 	// Workers hash in parallel; 0 is one for each processor.
 	Workers int
 	// Progress is called with the number of further bytes hashed; may be nil.
 	Progress func(int64)
-	// Images lists what images need, so that a fault can be told by their names; nil
-	// for none. It is called once and calls its argument for each name and layer.
-	Images func(ctx context.Context, layer func(image string, d DiffID)) error
+	// Images lists what images need, so that what they lack is found and a fault can be
+	// told by their names; nil for none. It may be called several times.
+	Images func(ctx context.Context, need func(Need)) error
 }
 
 // checker collects the results of goroutines.
 type checker struct {
-	s  *Store
-	o  CheckOptions
-	mu sync.Mutex // guards r and the maps
+	s     *Store
+	o     CheckOptions
+	needs []Need
+	users map[DiffID][]string // images by layer
+
+	mu sync.Mutex // guards what follows
 	r  CheckReport
 
-	have   map[tree.ObjectID]int64 // objects that are sound, with their sizes
-	broken map[tree.ObjectID]string
-	layers map[DiffID]bool // recipes that are sound
+	have   map[tree.ObjectID]int64  // objects that are sound, with their sizes
+	broken map[tree.ObjectID]string // the others, and why
+	faults map[tree.ObjectID]*Fault // of objects that recipes name
+	sizes  map[tree.ObjectID]int64  // of those objects, as recipes say
+	layers map[DiffID]bool          // recipes that are sound, false for others
+	blobs  map[digest.Digest]bool   // likewise
+	trees  map[string][]DiffID      // damaged, by name, with their layers when known
+	stale  []string                 // records of blobs that are damaged
 }
 
 // Check verifies everything: it hashes all objects and blobs, reads every recipe and
@@ -68,6 +89,14 @@ type checker struct {
 // and reads every record. What it finds is in the report; the error is for a check that
 // could not be carried out.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	c, err := s.check(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("check store: %w", err)
+	}
+	return &c.r, nil
+}
+
+func (s *Store) check(ctx context.Context, o CheckOptions) (*checker, error) {
 	start := time.Now()
 	if o.Workers <= 0 {
 		o.Workers = s.opts.Workers
@@ -75,11 +104,21 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if o.Progress == nil {
 		o.Progress = func(int64) {}
 	}
-	c := &checker{s: s, o: o, have: map[tree.ObjectID]int64{}, broken: map[tree.ObjectID]string{}, layers: map[DiffID]bool{}}
+	if o.Images == nil {
+		o.Images = func(context.Context, func(Need)) error { return nil }
+	}
+	c := &checker{s: s, o: o, users: map[DiffID][]string{},
+		have: map[tree.ObjectID]int64{}, broken: map[tree.ObjectID]string{},
+		faults: map[tree.ObjectID]*Fault{}, sizes: map[tree.ObjectID]int64{},
+		layers: map[DiffID]bool{}, blobs: map[digest.Digest]bool{}, trees: map[string][]DiffID{}}
 	c.r.Faults = []Fault{}
-	for _, step := range []func(context.Context) error{c.objects, c.blobs, c.recipes, c.trees, c.snapshots, c.imageNames} {
+	// What images need is read before what is there, so that an image that is being
+	// removed meanwhile is not found lacking more than another look can tell.
+	steps := []func(context.Context) error{c.listNeeds, c.checkObjects, c.checkBlobs, c.checkLayers, c.objectFaults,
+		c.checkTrees, c.checkBlobRecords, c.checkSnapshots, c.checkImages}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
-			return nil, fmt.Errorf("check store: %w", err)
+			return nil, err
 		}
 	}
 	sort.SliceStable(c.r.Faults, func(i, j int) bool {
@@ -87,7 +126,33 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return a.Kind < b.Kind || a.Kind == b.Kind && a.Name < b.Name
 	})
 	c.r.Took = time.Since(start)
-	return &c.r, nil
+	return c, nil
+}
+
+func (c *checker) listNeeds(ctx context.Context) error {
+	last := map[DiffID]string{}
+	return c.o.Images(ctx, func(n Need) {
+		c.needs = append(c.needs, n)
+		if n.Layer != "" && last[n.Layer] != n.Image {
+			last[n.Layer] = n.Image
+			c.users[n.Layer] = append(c.users[n.Layer], n.Image)
+		}
+	})
+}
+
+// parallel calls fn in goroutines for everything that walk visits.
+func parallel[T any](ctx context.Context, workers int, walk func(context.Context, func(T) error) error, fn func(context.Context, T) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	err := walk(gctx, func(v T) error {
+		g.Go(func() error { return fn(gctx, v) })
+		return gctx.Err()
+	})
+	// An error of a goroutine ends the walk, and is the one to tell.
+	if gerr := g.Wait(); gerr != nil {
+		return gerr
+	}
+	return err
 }
 
 func (c *checker) fault(kind, name string, err error) {
@@ -114,14 +179,8 @@ func (c *checker) hashed(r cas.Reader, want digest.Digest) error {
 	return nil
 }
 
-func (c *checker) objects(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(c.o.Workers)
-	err := c.s.disk.Objects().Walk(gctx, func(i cas.Info) error {
-		g.Go(func() error { return c.object(gctx, i) })
-		return nil
-	})
-	return errors.Join(g.Wait(), err)
+func (c *checker) checkObjects(ctx context.Context) error {
+	return parallel(ctx, c.o.Workers, c.s.disk.Objects().Walk, c.object)
 }
 
 func (c *checker) object(ctx context.Context, i cas.Info) error {
@@ -153,66 +212,66 @@ func (c *checker) object(ctx context.Context, i cas.Info) error {
 	return nil
 }
 
-func (c *checker) blobs(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(c.o.Workers)
-	err := c.s.disk.Blobs().Walk(gctx, func(i cas.Info) error {
-		g.Go(func() error {
-			r, err := c.s.disk.Blobs().Open(gctx, i.Digest)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err == nil {
-				err = errors.Join(c.hashed(r, i.Digest), r.Close())
-			}
-			if gctx.Err() != nil {
-				return gctx.Err()
-			}
-			if err != nil {
-				c.fault("blob", i.Digest.String(), err)
-			}
-			c.mu.Lock()
-			c.r.Blobs++
-			c.mu.Unlock()
+func (c *checker) checkBlobs(ctx context.Context) error {
+	return parallel(ctx, c.o.Workers, c.s.disk.Blobs().Walk, func(ctx context.Context, i cas.Info) error {
+		r, err := c.s.disk.Blobs().Open(ctx, i.Digest)
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
-		})
+		}
+		if err == nil {
+			err = errors.Join(c.hashed(r, i.Digest), r.Close())
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			c.fault("blob", i.Digest.String(), err)
+		}
+		c.mu.Lock()
+		c.r.Blobs++
+		c.blobs[i.Digest] = err == nil
+		c.mu.Unlock()
 		return nil
 	})
-	return errors.Join(g.Wait(), err)
 }
 
-// recipes checks every recipe and that its objects are there, sound and of the right
-// size. Damaged objects are reported here, with the files that have them.
-func (c *checker) recipes(ctx context.Context) error {
-	users := map[tree.ObjectID]*Fault{}
-	err := c.s.walkLayers(ctx, func(d DiffID) error {
-		c.r.Layers++
+// checkLayers checks every recipe, and that its objects are there, sound and of the right
+// size.
+func (c *checker) checkLayers(ctx context.Context) error {
+	return parallel(ctx, c.o.Workers, c.s.walkLayers, func(ctx context.Context, d DiffID) error {
 		rec, closer, err := c.s.OpenLayer(ctx, d)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // collected meanwhile
+		}
 		if err == nil {
 			err = errors.Join(rec.Verify(ctx), closer.Close())
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		c.mu.Lock()
+		c.r.Layers++
+		c.layers[d] = err == nil
+		c.mu.Unlock()
 		if err != nil {
 			c.fault("layer", d.String(), err)
 			return nil
 		}
-		c.layers[d] = true
-		return c.recipeObjects(ctx, d, users)
+		return c.recipeObjects(ctx, d)
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// objectFaults reports damaged and missing objects, with the files that have them.
+func (c *checker) objectFaults(context.Context) error {
 	for id, why := range c.broken {
-		f := users[id]
+		f := c.faults[id]
 		if f == nil {
 			f = &Fault{Uses: []string{"no layer uses it"}}
+			c.faults[id] = f
 		}
 		f.Kind, f.Name, f.Err = "object", id.Digest().String(), why
-		users[id] = f
 	}
-	for _, f := range users {
+	for _, f := range c.faults {
 		c.r.Faults = append(c.r.Faults, *f)
 	}
 	return nil
@@ -221,36 +280,32 @@ func (c *checker) recipes(ctx context.Context) error {
 // maxUses bounds the paths listed for one fault.
 const maxUses = 20
 
-func (c *checker) recipeObjects(ctx context.Context, d DiffID, users map[tree.ObjectID]*Fault) error {
+func (c *checker) recipeObjects(ctx context.Context, d DiffID) (err error) {
 	rec, closer, err := c.s.OpenLayer(ctx, d)
 	if err != nil {
-		return err
+		return ignoreMissing(err)
 	}
-	defer func() { _ = closer.Close() }() // opened for reading
+	defer func() { err = errors.Join(err, closer.Close()) }()
 	objects, err := rec.Objects()
 	if err != nil {
 		return err
 	}
-	bad := map[tree.ObjectID]bool{}
+	bad := map[tree.ObjectID]*Fault{}
+	c.mu.Lock()
 	for _, o := range objects {
-		size, ok := c.have[o.ID]
-		why := ""
-		switch {
-		case ok && size == o.Size:
+		why := c.wrong(o)
+		if why == "" {
 			continue
-		case ok:
-			why = fmt.Sprintf("has %d bytes, the layer's recipe says %d", size, o.Size)
-		case c.broken[o.ID] != "":
-			why = c.broken[o.ID]
-		default:
-			why = "is missing"
 		}
-		bad[o.ID] = true
-		if users[o.ID] == nil {
-			users[o.ID] = &Fault{Kind: "object", Name: o.ID.Digest().String(), Err: why}
+		f := c.faults[o.ID]
+		if f == nil {
+			f = &Fault{Kind: "object", Name: o.ID.Digest().String(), Err: why}
+			c.faults[o.ID], c.sizes[o.ID] = f, o.Size
 		}
-		users[o.ID].Layers = append(users[o.ID].Layers, d)
+		f.Layers = append(f.Layers, d)
+		bad[o.ID] = f
 	}
+	c.mu.Unlock()
 	if len(bad) == 0 {
 		return nil
 	}
@@ -259,78 +314,121 @@ func (c *checker) recipeObjects(ctx context.Context, d DiffID, users map[tree.Ob
 		return err
 	}
 	return tree.Walk(root, func(p tree.Path, n *tree.Node) error {
-		if n.Inode != nil && bad[n.Inode.Object] {
-			if f := users[n.Inode.Object]; len(f.Uses) < maxUses {
-				f.Uses = append(f.Uses, p.Abs()+" in layer "+d.String())
-			}
+		if n.Inode == nil || bad[n.Inode.Object] == nil {
+			return nil
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if f := bad[n.Inode.Object]; len(f.Uses) < maxUses {
+			f.Uses = append(f.Uses, p.Abs()+" in layer "+d.String())
 		}
 		return nil
 	})
 }
 
-func (c *checker) snapshots(ctx context.Context) error {
-	return c.s.walkNames(ctx, "snapshots", func(name string) error {
-		key, err := ParseKey(name)
+// wrong says what is wrong with an object that a recipe names, "" for nothing. The caller
+// holds mu.
+func (c *checker) wrong(o recipe.ObjectRef) string {
+	size, ok := c.have[o.ID]
+	switch {
+	case ok && size == o.Size:
+		return ""
+	case ok:
+		return fmt.Sprintf("has %d bytes, the layer's recipe says %d", size, o.Size)
+	case c.broken[o.ID] != "":
+		return c.broken[o.ID]
+	default:
+		return "is missing"
+	}
+}
+
+// checkBlobRecords reads what is known of compressed layers.
+func (c *checker) checkBlobRecords(ctx context.Context) error {
+	return c.s.disk.WalkRecords(ctx, "layers/blobs", func(rel string, _ int64, _ time.Time) error {
+		d, err := blobOfRecord(rel)
 		if err != nil {
 			return nil //nolint:nilerr // not one of ours
 		}
-		rec, err := c.s.readRecord(key)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a leftover, not a snapshot
-		}
-		c.r.Snapshots++
-		if err != nil {
-			c.fault("snapshot", name, err)
-			return nil
-		}
-		for _, d := range rec.Layers {
-			if !c.layers[d] {
-				c.fault("snapshot", name, fmt.Errorf("its layer %s is missing or damaged: %w", d, cas.ErrCorrupt))
-			}
-		}
-		for _, k := range rec.Below {
-			if _, err := c.s.readRecord(k); err != nil {
-				c.fault("snapshot", name, fmt.Errorf("the sealed snapshot %s below it: %w", k, err))
-			}
-		}
-		if rec.Kind == View {
-			return nil
-		}
-		if _, err := os.Stat(c.s.Upper(rec.Key)); err != nil {
-			c.fault("snapshot", name, fmt.Errorf("its upper directory: %w", err))
+		if _, err := c.s.BlobOf(ctx, d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.fault("record", rel, err)
+			c.stale = append(c.stale, rel)
 		}
 		return nil
 	})
 }
 
-// imageNames reports images with layers that are missing or damaged, and adds the
-// images to the faults of objects.
-func (c *checker) imageNames(ctx context.Context) error {
-	if c.o.Images == nil {
+func (c *checker) checkSnapshots(ctx context.Context) error {
+	return c.s.walkNames(ctx, "snapshots", func(name string) error {
+		c.checkSnapshot(name)
 		return nil
-	}
-	users := map[DiffID][]string{}
-	err := c.o.Images(ctx, func(image string, d DiffID) {
-		users[d] = append(users[d], image)
-		if !c.layers[d] {
-			c.fault("image", image, fmt.Errorf("its layer %s is missing or damaged: %w", d, cas.ErrCorrupt))
-		}
 	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
+}
+
+func (c *checker) checkSnapshot(name string) {
+	key, err := ParseKey(name)
 	if err != nil {
-		c.fault("image", "documents", err)
+		return // not one of ours
+	}
+	rec, err := c.s.readRecord(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return // a leftover, not a snapshot
+	}
+	c.r.Snapshots++
+	if err != nil {
+		c.fault("snapshot", name, err)
+		return
+	}
+	for _, d := range rec.Layers {
+		if !c.layers[d] {
+			c.fault("snapshot", name, fmt.Errorf("its layer %s is missing or damaged: %w", d, cas.ErrCorrupt))
+		}
+	}
+	for _, k := range rec.Below {
+		if _, err := c.s.readRecord(k); err != nil {
+			c.fault("snapshot", name, fmt.Errorf("the sealed snapshot %s below it: %w", k, err))
+		}
+	}
+	if rec.Kind == View {
+		return
+	}
+	if _, err := os.Stat(c.s.Upper(rec.Key)); err != nil {
+		c.fault("snapshot", name, fmt.Errorf("its upper directory: %w", err))
+	}
+}
+
+// checkImages reports what images lack, and adds the images to the faults of what they
+// need.
+func (c *checker) checkImages(context.Context) error {
+	byBlob := map[string][]string{}
+	for _, n := range c.needs {
+		switch {
+		case n.Err != nil && n.Record != "":
+			c.fault("record", n.Record, n.Err)
+		case n.Err != nil:
+			c.fault("image", n.Image, n.Err)
+		case n.Layer != "":
+			if !c.layers[n.Layer] {
+				c.fault("image", n.Image, fmt.Errorf("its layer %s is missing or damaged: %w", n.Layer, cas.ErrCorrupt))
+			}
+		default:
+			name := n.Blob.String()
+			byBlob[name] = append(byBlob[name], n.Image)
+		}
 	}
 	for i := range c.r.Faults {
 		f := &c.r.Faults[i]
-		seen := map[string]bool{}
+		images := byBlob[f.Name]
 		for _, d := range f.Layers {
-			for _, image := range users[d] {
-				if !seen[image] {
-					seen[image] = true
-					f.Uses = append(f.Uses, "image "+image)
-				}
+			images = append(images, c.users[d]...)
+		}
+		if f.Kind == "layer" {
+			images = c.users[DiffID(f.Name)]
+		}
+		seen := map[string]bool{}
+		for _, image := range images {
+			if !seen[image] {
+				seen[image] = true
+				f.Uses = append(f.Uses, "image "+image)
 			}
 		}
 	}

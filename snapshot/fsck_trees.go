@@ -17,11 +17,11 @@ import (
 	"github.com/layerfs/layerfs/tree"
 )
 
-// trees compares every tree with what the recipes give: trees are deterministic.
-func (c *checker) trees(ctx context.Context) error {
+// checkTrees compares every tree with what the recipes give: trees are deterministic.
+func (c *checker) checkTrees(ctx context.Context) error {
 	stacks := c.stacks(ctx)
-	return c.s.walkNames(ctx, "stacks/sha256", func(name string) error {
-		c.r.Trees++
+	walk := func(ctx context.Context, fn func(string) error) error { return c.s.walkNames(ctx, "stacks/sha256", fn) }
+	return parallel(ctx, c.o.Workers, walk, func(ctx context.Context, name string) error {
 		path := filepath.Join(c.s.disk.Root(), "stacks/sha256", name)
 		id, _, _ := strings.Cut(name, ".")
 		layers, ok := stacks[ChainID("sha256:"+id)]
@@ -35,6 +35,12 @@ func (c *checker) trees(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		c.mu.Lock()
+		c.r.Trees++
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.trees[name] = layers
+		}
+		c.mu.Unlock()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			c.fault("tree", name, err)
 		}
@@ -51,17 +57,36 @@ func (c *checker) stacks(ctx context.Context) map[ChainID][]DiffID {
 		}
 	}
 	err := c.s.Walk(ctx, func(r *Record) error { add(r.Layers); return nil })
-	if err != nil || c.o.Images == nil {
+	if err != nil {
 		return out // a damaged record is reported by the step that checks records
 	}
-	byImage := map[string][]DiffID{}
-	if err := c.o.Images(ctx, func(image string, d DiffID) { byImage[image] = append(byImage[image], d) }); err != nil {
-		return out // likewise, by imageNames
-	}
-	for _, layers := range byImage {
-		add(layers)
+	for _, stack := range stacksOf(c.needs) {
+		add(stack)
 	}
 	return out
+}
+
+// stacksOf returns the layers of each image.
+func stacksOf(needs []Need) (stacks [][]DiffID) {
+	var stack []DiffID
+	image := ""
+	flush := func() {
+		if len(stack) > 0 {
+			stacks = append(stacks, stack)
+		}
+		stack = nil
+	}
+	for _, n := range needs {
+		if n.Image != image || n.Layer == "" {
+			flush()
+		}
+		image = n.Image
+		if n.Layer != "" {
+			stack = append(stack, n.Layer)
+		}
+	}
+	flush()
+	return stacks
 }
 
 func checkImage(path string) error {

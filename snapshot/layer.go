@@ -104,8 +104,30 @@ func (s *Store) known(ctx context.Context, sess *Session, e LayerExpect) (l Laye
 	if err = sess.keep(ctx, layerName(e.DiffID)); err != nil {
 		return l, b, false, ignoreMissing(err)
 	}
-	l, err = s.StatLayer(ctx, e.DiffID)
+	if l, err = s.StatLayer(ctx, e.DiffID); err == nil {
+		err = s.wholeLayer(ctx, e.DiffID)
+	}
 	return l, b, err == nil, ignoreMissing(err)
+}
+
+// wholeLayer looks whether all objects of a layer are there with their sizes; else the
+// error wraps cas.ErrCorrupt. A layer that was damaged is so mended by importing it again.
+func (s *Store) wholeLayer(ctx context.Context, d DiffID) (err error) {
+	rec, closer, err := s.OpenLayer(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closer.Close()) }()
+	objects, err := rec.Objects()
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if !s.disk.HoldsObject(o.ID, o.Size) {
+			return fmt.Errorf("object %s of layer %s is missing or damaged: %w", o.ID.Digest(), d, cas.ErrCorrupt)
+		}
+	}
+	return ctx.Err()
 }
 
 func (s *Store) importLayer(ctx context.Context, sess *Session, r io.Reader, e LayerExpect) (l Layer, b Blob, err error) {
@@ -346,6 +368,11 @@ func (s *Store) FindBlob(ctx context.Context, sess *Session, d digest.Digest) (L
 
 func (s *Store) find(ctx context.Context, sess *Session, e LayerExpect) (Layer, Blob, error) {
 	l, b, ok, err := s.known(ctx, sess, e)
+	if errors.Is(err, fs.ErrInvalid) {
+		// Damaged: whoever has the layer may import it again.
+		s.log.Warn("layer is damaged", "diff_id", e.DiffID, "error", err)
+		ok, err = false, nil
+	}
 	if err == nil && !ok {
 		err = fmt.Errorf("layer %s%s: %w", e.DiffID, e.Blob, fs.ErrNotExist)
 	}

@@ -475,7 +475,10 @@ func TestCheckNamesDamage(t *testing.T) {
 	data[len(data)/2] ^= 1
 	e.ok(os.Chmod(object, 0o644))
 	e.ok(os.WriteFile(object, data, 0o444))
-	images := func(_ context.Context, fn func(string, snapshot.DiffID)) error { fn("img:1", d); return nil }
+	images := func(_ context.Context, need func(snapshot.Need)) error {
+		need(snapshot.Need{Image: "img:1", Layer: d})
+		return nil
+	}
 	r, err := e.snaps.Check(e.ctx, snapshot.CheckOptions{Images: images})
 	e.ok(err)
 	if len(r.Faults) != 1 || r.Faults[0].Kind != "object" {

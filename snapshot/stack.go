@@ -82,7 +82,7 @@ func (s *Store) haveStack(chain []ChainID, o StackOptions) (Stack, bool, error) 
 	st := Stack{Chain: chain[len(chain)-1]}
 	for i := len(chain) - 1; i >= 0; i-- {
 		name := filepath.Join(s.disk.Root(), treeName(chain[i]))
-		if ok, err := exists(name); err != nil {
+		if ok, err := haveTree(name); err != nil {
 			return st, false, err
 		} else if ok {
 			st.Trees = append(st.Trees, name)
@@ -90,12 +90,25 @@ func (s *Store) haveStack(chain []ChainID, o StackOptions) (Stack, bool, error) 
 			return st, st.Merged || !o.Single && (o.AnyDepth || len(st.Trees) <= maxDeltas+1), nil
 		}
 		name = filepath.Join(s.disk.Root(), deltaName(chain[i]))
-		if ok, err := exists(name); err != nil || !ok {
+		if ok, err := haveTree(name); err != nil || !ok {
 			return st, false, err
 		}
 		st.Trees = append(st.Trees, name)
 	}
 	return st, false, nil
+}
+
+// haveTree reports whether there is a tree that can be used: one whose size or superblock
+// shows that it is damaged is made anew.
+func haveTree(path string) (bool, error) {
+	im, err := erofs.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid), errors.Is(err, errors.ErrUnsupported):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, im.Close()
 }
 
 func exists(path string) (bool, error) {
@@ -137,7 +150,7 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 	depth, merged := 0, -1
 	for i := len(chain) - 2; i >= 0; i-- {
 		depth++
-		ok, err := exists(filepath.Join(s.disk.Root(), treeName(chain[i])))
+		ok, err := haveTree(filepath.Join(s.disk.Root(), treeName(chain[i])))
 		if err != nil {
 			return 0, err
 		}
@@ -222,7 +235,7 @@ func treeOptions(c ChainID) (erofs.Options, error) {
 
 func (s *Store) buildTree(ctx context.Context, top ChainID, name string, opts erofs.Options, root func() (*tree.Node, error)) error {
 	path := filepath.Join(s.disk.Root(), name)
-	return s.once(ctx, "stack-"+top.hex(), func() (bool, error) { return exists(path) }, func() (err error) {
+	return s.once(ctx, "stack-"+top.hex(), func() (bool, error) { return haveTree(path) }, func() (err error) {
 		n, err := root()
 		if err != nil {
 			return err

@@ -41,6 +41,12 @@ func (in *Ingest) Has(id tree.ObjectID) bool {
 	return ok
 }
 
+// HoldsObject reports whether the store has an object, and it has that size in bytes.
+func (s *Store) HoldsObject(id tree.ObjectID, size int64) bool {
+	got, err := s.statObject(id)
+	return err == nil && got == size
+}
+
 // statObject returns the size of an object, or an error that wraps fs.ErrNotExist.
 // Imports call it for every file, so it makes no message for the usual case.
 func (s *Store) statObject(id tree.ObjectID) (int64, error) {

@@ -83,7 +83,17 @@ func (sw *Sweep) Taken() Sum { return sw.taken }
 // until [Store.Expire] deletes it or a batch that relies on it brings it back. Where
 // the disk has no room even for that, it is deleted at once. The error wraps
 // fs.ErrNotExist when there is nothing.
-func (sw *Sweep) Quarantine(rel string) error {
+func (sw *Sweep) Quarantine(rel string) error { return sw.take(rel, quarantined(rel)) }
+
+// Discard is Quarantine for what is damaged: nobody brings it back, so that there is room
+// for what is sound.
+func (sw *Sweep) Discard(rel string) error { return sw.take(rel, quarantined(rel)+damagedSuffix) }
+
+// damagedSuffix cannot come from escaping a path.
+const damagedSuffix = "%damaged"
+
+// take moves the file at rel below the root to a path in quarantine.
+func (sw *Sweep) take(rel, to string) error {
 	if err := checkSweepable(rel); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
@@ -96,8 +106,8 @@ func (sw *Sweep) Quarantine(rel string) error {
 		return fmt.Errorf("quarantine %s: %w", rel, err)
 	}
 	size := fi.Size()
-	replaced, rerr := s.root.Lstat(quarantined(rel))
-	err = s.root.Rename(rel, quarantined(rel))
+	replaced, rerr := s.root.Lstat(to)
+	err = s.root.Rename(rel, to)
 	switch {
 	case err == nil:
 		if rerr == nil {

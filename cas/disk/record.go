@@ -31,10 +31,10 @@ const (
 var recordDirs = [...]string{"layers", "stacks", "refs", "snapshots", "containers"}
 
 // checkRecord refuses a path that is not one of a record: slash-separated, in one of the
-// record directories, or index.json. The error wraps fs.ErrInvalid.
+// record directories, or a file of the OCI image layout. The error wraps fs.ErrInvalid.
 func checkRecord(rel string) error {
 	top, rest, _ := strings.Cut(rel, "/")
-	ok := rel == indexFile || rest != "" && slices.Contains(recordDirs[:], top)
+	ok := rel == indexFile || rel == ociLayoutFile || rest != "" && slices.Contains(recordDirs[:], top)
 	if !ok || len(rel) > MaxRecordPath || !fs.ValidPath(rel) || strings.ContainsRune(rel, 0) {
 		return fmt.Errorf("record path %.100q: %w", rel, fs.ErrInvalid)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/layerfs/layerfs/cas/disk"
 	"github.com/layerfs/layerfs/image"
@@ -100,79 +99,6 @@ func (a *app) roots(ctx context.Context, m *snapshot.Mark) error {
 		m.Blob(im.ConfigBlob.Digest)
 		for _, l := range im.Layers {
 			m.Blob(l.Digest)
-		}
-		return nil
-	})
-}
-
-func newFsckCmd(a *app) *cobra.Command {
-	var o outputFlags
-	cmd := &cobra.Command{
-		Use:   "fsck",
-		Short: "Verify everything in the store",
-		Long: `Fsck hashes every object and blob, reads every recipe and record, compares every tree
-with its layers, and says which images and files a fault touches. It ends with code 0
-when everything is sound and with 5 when something is not.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runFsck(cmd.Context(), o) },
-	}
-	o.add(cmd, "the report", "")
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print faults only")
-	return cmd
-}
-
-func (a *app) runFsck(ctx context.Context, o outputFlags) error {
-	s, err := a.store(ctx)
-	if err != nil {
-		return err
-	}
-	p := a.newProgress("checking", o.quiet)
-	defer p.end()
-	r, err := s.Check(ctx, snapshot.CheckOptions{Progress: p.add, Images: a.imageLayersOf})
-	if err != nil {
-		return err
-	}
-	p.end()
-	if r.Faults == nil {
-		r.Faults = []snapshot.Fault{} // an empty list in JSON
-	}
-	if err := printOne(a.stdout, o, r, func(w io.Writer) error { return printFsck(w, r, o.quiet) }); err != nil {
-		return err
-	}
-	if n := len(r.Faults); n > 0 {
-		return &exitError{code: codeDamaged, err: fmt.Errorf("%s found in the store", count(n, "fault"))}
-	}
-	return nil
-}
-
-func printFsck(w io.Writer, r *snapshot.CheckReport, quiet bool) error {
-	for _, f := range r.Faults {
-		if _, err := fmt.Fprintf(w, "%s %s: %s\n", f.Kind, f.Name, f.Err); err != nil {
-			return err
-		}
-		for _, u := range f.Uses {
-			if _, err := fmt.Fprintf(w, "    %s\n", printable(u)); err != nil {
-				return err
-			}
-		}
-	}
-	if quiet {
-		return nil
-	}
-	_, err := fmt.Fprintf(w, "Checked %s, %s, %s, %s and %s, %s in %s: %s\n", count(r.Objects, "object"), count(r.Blobs, "blob"), count(r.Layers, "layer"),
-		count(r.Trees, "tree"), count(r.Snapshots, "snapshot"), size(r.Bytes), r.Took.Round(time.Millisecond), count(len(r.Faults), "fault"))
-	return err
-}
-
-// imageLayersOf tells a check which layers each image has.
-func (a *app) imageLayersOf(ctx context.Context, layer func(image string, d snapshot.DiffID)) error {
-	store, err := a.imageStore(ctx)
-	if err != nil {
-		return err
-	}
-	return store.Roots(ctx, func(r image.Root) error {
-		if r.Kind == image.RootLayer {
-			layer(r.Ref.String(), snapshot.DiffID(r.Digest))
 		}
 		return nil
 	})

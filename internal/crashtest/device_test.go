@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -20,8 +21,6 @@ import (
 // loop device makes a block device of. The loop driver turns a flush of the block device
 // into an fsync of the file and has no other barrier.
 type device struct {
-	fs.Inode
-
 	mu        sync.Mutex // guards what follows
 	data      []byte
 	recording bool
@@ -35,13 +34,19 @@ type event struct {
 	data []byte
 }
 
+// deviceFile is a device under one name.
+type deviceFile struct {
+	fs.Inode
+	*device
+}
+
 var (
-	_ fs.NodeOpener    = (*device)(nil)
-	_ fs.NodeGetattrer = (*device)(nil)
-	_ fs.NodeReader    = (*device)(nil)
-	_ fs.NodeWriter    = (*device)(nil)
-	_ fs.NodeFsyncer   = (*device)(nil)
-	_ fs.NodeSetattrer = (*device)(nil)
+	_ fs.NodeOpener    = (*deviceFile)(nil)
+	_ fs.NodeGetattrer = (*deviceFile)(nil)
+	_ fs.NodeReader    = (*deviceFile)(nil)
+	_ fs.NodeWriter    = (*deviceFile)(nil)
+	_ fs.NodeFsyncer   = (*deviceFile)(nil)
+	_ fs.NodeSetattrer = (*deviceFile)(nil)
 )
 
 func (d *device) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
@@ -114,32 +119,48 @@ func (d *device) position() int {
 	return len(d.log)
 }
 
-// serve mounts a file system with the devices as files 0, 1, … and returns their paths.
-func serve(t testing.TB, devices ...*device) []string {
+// shelf is the root of a file system in which a device is a file under any name that
+// begins with its number. A name that was not used before is a file that no cache of the
+// kernel, and no loop device, knows.
+type shelf struct {
+	fs.Inode
+	devices []*device
+}
+
+var _ fs.NodeLookuper = (*shelf)(nil)
+
+func (s *shelf) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	i := int(name[0] - '0')
+	if i < 0 || i >= len(s.devices) {
+		return nil, syscall.ENOENT
+	}
+	out.Mode, out.Size, out.Blksize = 0o600, uint64(len(s.devices[i].data)), 4096
+	return s.NewInode(ctx, &deviceFile{device: s.devices[i]}, fs.StableAttr{Mode: syscall.S_IFREG}), 0
+}
+
+// serve mounts a file system with the devices and returns its directory.
+func serve(t testing.TB, devices ...*device) string {
 	t.Helper()
 	testenv.FuseDevice(t)
 	dir := t.TempDir()
-	root := &fs.Inode{}
-	var paths []string
-	server, err := fs.Mount(dir, root, &fs.Options{
+	hour := time.Hour
+	server, err := fs.Mount(dir, &shelf{devices: devices}, &fs.Options{
 		MountOptions: fuse.MountOptions{DirectMount: true, MaxWrite: 1 << 20, Name: "crashtest"},
-		OnAdd: func(ctx context.Context) {
-			for i, d := range devices {
-				name := string(rune('0' + i))
-				root.AddChild(name, root.NewPersistentInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFREG}), true)
-				paths = append(paths, filepath.Join(dir, name))
-			}
-		},
+		EntryTimeout: &hour, AttrTimeout: &hour,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := server.Unmount(); err != nil {
+		// A loop device goes when the last mount namespace that had copied its mount does.
+		if server.Unmount() == nil {
+			return
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	return paths
+	return dir
 }
 
 // mkfs returns the bytes of an empty file system.

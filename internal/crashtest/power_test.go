@@ -44,9 +44,9 @@ func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
 	base := kind.mkfs(t)
 	live := &device{data: base}
 	dead := &device{data: slices.Clone(base)}
-	paths := serve(t, live, dead)
+	served := serve(t, live, dead)
 	dir := t.TempDir()
-	detach := attach(t, paths[0], dir)
+	detach := attach(t, served+"/0", dir)
 	unix.Sync() // the mount's own writes are no part of this, but of both devices
 	live.mu.Lock()
 	copy(dead.data, live.data)
@@ -66,11 +66,11 @@ func cutPower(t *testing.T, kind fileSystem, seed uint64, cuts int) {
 	}
 	slices.Sort(points)
 	done := 0
-	for _, n := range points {
+	for i, n := range points {
 		flushed := dead.replay(log, done, n, random)
 		done = flushed
 		t.Run(fmt.Sprintf("seed %d event %d of %d", seed, n, len(log)), func(t *testing.T) {
-			checkCut(t, kind, paths[1], dir, n, acks)
+			checkCut(t, kind, fmt.Sprintf("%s/1-%d", served, i), dir, n, acks)
 		})
 		dead.revert()
 	}
@@ -155,18 +155,26 @@ func workload(t *testing.T, w *world, d *device, random *rand.Rand) []acknowledg
 // checkCut looks at what the disk holds after a cut.
 func checkCut(t *testing.T, kind fileSystem, path, dir string, n int, acks []acknowledged) {
 	t.Helper()
-	var out []byte
+	var said []byte
 	if kind.check != nil {
 		var err error
-		out, err = exec.Command(kind.check[0], append(kind.check[1:len(kind.check):len(kind.check)], path)...).CombinedOutput()
+		said, err = exec.Command(kind.check[0], append(kind.check[1:len(kind.check):len(kind.check)], path)...).CombinedOutput()
 		if code := exitCode(err); code > 2 { // 1 and 2: it has mended something
-			t.Fatalf("%s: exit code %d\n%s", kind.check[0], code, out)
+			t.Fatalf("%s: exit code %d\n%s", kind.check[0], code, said)
 		}
 	}
-	mended := string(out)
+	mended := string(said)
 	defer func() {
-		if t.Failed() && mended != "" {
+		if !t.Failed() {
+			return
+		}
+		if mended != "" {
 			t.Logf("%s said:\n%s", kind.check[0], mended)
+		}
+		for _, a := range acks {
+			if a.position <= n {
+				t.Logf("acknowledged at %d: %s", a.position, a.command)
+			}
 		}
 	}()
 	detach := attach(t, path, dir)
@@ -187,7 +195,14 @@ func checkCut(t *testing.T, kind fileSystem, path, dir string, n int, acks []ack
 	if at+1 < len(acks) {
 		after, under = acks[at+1], acks[at+1].command
 	}
-	if out, code := w.run("fsck", "-q"); code != 0 {
+	out, code := w.run("fsck", "-q")
+	if kind.check != nil && strings.Contains(out, "snapshot ") {
+		// Without a journal the name of a directory that was removed can come back, for an
+		// inode that is another directory by now; the check takes one of the two names
+		// away, and may take the wrong one. What was written to a snapshot can so be lost.
+		t.Skipf("cut in %s, and the check of the file system took a directory away:\n%s", under, out)
+	}
+	if code != 0 {
 		t.Errorf("cut in %s, fsck: exit code %d\n%s", under, code, out)
 		return
 	}

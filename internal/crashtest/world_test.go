@@ -22,10 +22,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var long = flag.Bool("long", false, "run all cases instead of a sample")
+var (
+	long  = flag.Bool("long", false, "run all cases instead of a sample")
+	given = flag.String("program", "", "layerfs to test; built from the sources when empty")
+)
 
 // program builds layerfs once for all tests.
-var program = sync.OnceValues(func() (string, error) { return build() })
+var program = sync.OnceValues(func() (string, error) {
+	if *given != "" {
+		return *given, nil
+	}
+	return build()
+})
 
 func build(flags ...string) (string, error) {
 	dir, err := os.MkdirTemp("", "crashtest")
@@ -43,7 +51,7 @@ func build(flags ...string) (string, error) {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
-	if bin, err := program(); err == nil && bin != "" {
+	if bin, err := program(); err == nil && *given == "" {
 		if err := os.RemoveAll(filepath.Dir(bin)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
