@@ -29,6 +29,8 @@
 //   - files that are masked are covered by a null device whose number was checked;
 //   - user and group files are read only if they are regular and of bounded size, and a
 //     numeric user is never looked up by name;
+//   - system calls are filtered by the standard profile of containers, or another
+//     ([FilterCalls]);
 //   - inheritable and ambient capabilities are empty unless asked for, supplementary
 //     groups are exactly those of the specification, and the session keyring is new.
 //
@@ -40,7 +42,7 @@
 //
 // # What is not here
 //
-// User namespaces, system call filters, security labels and hooks are not implemented. A
+// User namespaces, security labels and hooks are not implemented. A
 // specification that asks for them is refused with [errors.ErrUnsupported]; nothing in a
 // specification is ignored silently. The caller needs root. A terminal that is passed as
 // a stream is used as it is; the process leads a session of its own, to which that

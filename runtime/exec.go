@@ -26,6 +26,8 @@ type ExecConfig struct {
 	// The streams of the process, as in Config.
 	Stdin, Stdout, Stderr *os.File
 
+	Seccomp *specs.LinuxSeccomp // system call filter; nil is none
+
 	Cgroup *cgroup.Group // that of the container; nil is the caller's
 	Detach bool          // as in Config
 
@@ -182,7 +184,7 @@ func makeExecPlan(c *ExecConfig, target *container, failed int) (_ *plan, err er
 	if err := p.settle(s.Cwd, root, false); err != nil {
 		return nil, err
 	}
-	if err := p.process(s, c.Detach, c.Logger); err != nil {
+	if err := p.process(s, c.Seccomp, c.Detach, c.Logger); err != nil {
 		return nil, err
 	}
 	return p, t.err

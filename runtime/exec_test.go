@@ -222,6 +222,7 @@ func TestExecFalseTerminal(t *testing.T) {
 	} {
 		p := up(t, newRoot(t), func(c *runtime.Config) {
 			c.Spec.Process.Args[2] = text + "; echo up; sleep 1000"
+			c.Spec.Linux.Seccomp = nil
 			caps := c.Spec.Process.Capabilities
 			for _, set := range []*[]string{&caps.Bounding, &caps.Effective, &caps.Permitted} {
 				*set = append(*set, "CAP_SYS_ADMIN")

@@ -60,8 +60,16 @@ func (p *plan) settle(cwd string, root any, makeIt bool) error {
 
 // process adds the rows that make the process what the specification says, the
 // program last.
-func (p *plan) process(s *specs.Process, detach bool, logger *slog.Logger) error {
+//
+// A system call filter comes last, between the look for the program and its execution, so
+// that it need allow nothing else of what is done here. Without no_new_privs it takes a
+// capability to install it: then it must allow to give up privileges, too.
+func (p *plan) process(s *specs.Process, profile *specs.LinuxSeccomp, detach bool, logger *slog.Logger) error {
 	t := p.table
+	filter, err := compileFilter(profile, logger)
+	if err != nil {
+		return err
+	}
 	if err := t.limits(s.Rlimits); err != nil {
 		return err
 	}
@@ -81,6 +89,10 @@ func (p *plan) process(s *specs.Process, detach bool, logger *slog.Logger) error
 		umask = int(*s.User.Umask & 0o777)
 	}
 	t.call(step{"set umask", ""}, unix.SYS_UMASK, umask)
+	if filter != nil && !s.NoNewPrivileges {
+		t.install(filter)
+		filter = nil
+	}
 	t.become(s.User, caps)
 	if s.NoNewPrivileges {
 		t.call(step{"set no_new_privs", ""}, unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -88,7 +100,7 @@ func (p *plan) process(s *specs.Process, detach bool, logger *slog.Logger) error
 	if !detach {
 		t.dieWithCaller()
 	}
-	return t.execute(s.Args, s.Env)
+	return t.execute(s.Args, s.Env, filter)
 }
 
 // dieWithCaller adds the rows that make the kernel kill the process when the thread that

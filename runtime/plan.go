@@ -97,7 +97,6 @@ func checkSupported(s *specs.Spec, limited bool) error {
 		{len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0, "linux.uidMappings and linux.gidMappings"},
 		{l.Resources != nil && !limited, "linux.resources and no cgroup"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{l.Seccomp != nil, "linux.seccomp"},
 		{strings.TrimPrefix(l.RootfsPropagation, "r") != "" && l.RootfsPropagation != "private" && l.RootfsPropagation != "rprivate", "linux.rootfsPropagation " + l.RootfsPropagation},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
@@ -176,7 +175,7 @@ func makePlan(c *Config, failed int) (_ *plan, err error) {
 	if err := p.leave(s, rootFD); err != nil {
 		return nil, err
 	}
-	if err := p.process(s.Process, c.Detach, c.Logger); err != nil {
+	if err := p.process(s.Process, s.Linux.Seccomp, c.Detach, c.Logger); err != nil {
 		return nil, err
 	}
 	return p, p.table.err

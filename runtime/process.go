@@ -169,8 +169,9 @@ func (t *table) limits(wanted []specs.POSIXRlimit) error {
 }
 
 // execute adds the candidates for the program. Each is first opened, which refuses
-// magic links: until the program runs, /proc/self/exe is the launcher.
-func (t *table) execute(args, env []string) error {
+// magic links: until the program runs, /proc/self/exe is the launcher. A filter that is
+// given is installed in between.
+func (t *table) execute(args, env []string, last *filter) error {
 	if len(args) == 0 || args[0] == "" {
 		return fmt.Errorf("start container: no program given: %w", fs.ErrInvalid)
 	}
@@ -202,8 +203,15 @@ func (t *table) execute(args, env []string) error {
 			object = args[0] + " in the directories of PATH"
 		}
 		t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, c, at(how), int(sizeofHow))
-		t.allow(1, unix.ENOENT, unix.ENOTDIR)
+		rows := 1
+		if last != nil {
+			rows++
+		}
+		t.allow(rows, unix.ENOENT, unix.ENOTDIR)
 		t.last().kind = kindTry
+		if last != nil {
+			t.install(last)
+		}
 		t.call(step{stepExecute, c}, unix.SYS_EXECVE, c, argv, envp)
 		t.last().kind = kindTry
 	}

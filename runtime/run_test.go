@@ -256,7 +256,7 @@ func TestUnsupportedIsRefused(t *testing.T) {
 	root := runtime.RootPath(newRoot(t))
 	for name, change := range map[string]func(*specs.Spec){
 		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
-		"seccomp":     func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
+		"listener":    func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
 		"resources":   func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{} },
 		"apparmor":    func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
 		"propagation": func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" },

@@ -77,7 +77,8 @@ type Settings struct {
 	AllowNewPrivileges bool
 }
 
-// SpecFor returns [DefaultSpec] for a process on a root. Users and groups are resolved
+// SpecFor returns [DefaultSpec] with the standard system call filter for a process on a
+// root. Users and groups are resolved
 // in the root's /etc/passwd and /etc/group. PATH, HOSTNAME and HOME are set in the
 // environment unless the settings have them.
 func SpecFor(root Root, s Settings) (*specs.Spec, error) {
@@ -111,6 +112,9 @@ func SpecFor(root Root, s Settings) (*specs.Spec, error) {
 	if spec.Process.Env, err = environment(s.Env, [][2]string{
 		{"PATH", defaultPath}, {"HOSTNAME", spec.Hostname}, {"HOME", home},
 	}); err != nil {
+		return nil, err
+	}
+	if err := FilterCalls(spec, nil); err != nil {
 		return nil, err
 	}
 	return spec, nil
