@@ -127,8 +127,7 @@ func (im *importer) data(e *entry, ino *tree.Inode) error {
 		if im.recipe.Inline(ino, data, nil) {
 			return nil
 		}
-		im.recipe.Object(ino, nil)
-		im.pipe.store(im.in.cur, data, ino, e.name, e.off)
+		im.store(e, data, ino)
 		return nil
 	case e.extents != nil && e.size <= im.inline:
 		return im.smallSparse(e, ino)
@@ -137,12 +136,20 @@ func (im *importer) data(e *entry, ino *tree.Inode) error {
 		if err != nil {
 			return err
 		}
-		im.recipe.Object(ino, nil)
-		im.pipe.store(im.in.cur, data, ino, e.name, e.off)
+		im.store(e, data, ino)
 		return nil
-	default:
+	case e.extents == nil:
 		return im.stream(e, ino)
+	default:
+		return im.sparse(e, ino)
 	}
+}
+
+// store hands over the whole contents of a file, the bytes passed last.
+func (im *importer) store(e *entry, data []byte, ino *tree.Inode) {
+	im.recipe.Object(ino, nil)
+	im.in.split(len(data))
+	im.pipe.storePassed(im.in.cur, data, ino, e.name, e.off)
 }
 
 // aside passes data that belong to no file of the tree but to the tar. They become
@@ -155,21 +162,38 @@ func (im *importer) aside(e *entry) error {
 	return im.data(e, &tree.Inode{Type: tree.Regular, Size: e.stored})
 }
 
+// stream passes the contents of a large file.
 func (im *importer) stream(e *entry, ino *tree.Inode) error {
-	im.recipe.Object(ino, e.extents)
-	extents := e.extents
-	if extents == nil {
-		extents = []recipe.Extent{{Offset: 0, Length: e.size}}
+	im.recipe.Object(ino, nil)
+	s := im.pipe.streamPassed(ino, e.name, e.off)
+	defer s.end()
+	for n := e.size; n > 0; {
+		from, data, err := im.some(n)
+		if err != nil {
+			return err
+		}
+		im.in.split(len(data))
+		s.add(from, data)
+		n -= int64(len(data))
 	}
+	return nil
+}
+
+// sparse passes the contents of a file with holes.
+func (im *importer) sparse(e *entry, ino *tree.Inode) error {
+	im.recipe.Object(ino, e.extents)
 	s := im.pipe.stream(ino, e.name, e.off)
 	defer s.end()
-	return s.addSparse(extents, func(limit int64) (*slab, []byte, error) {
-		if im.pipe.ctx.Err() != nil {
-			return nil, nil, context.Cause(im.pipe.ctx)
-		}
-		data, err := im.in.some(limit)
-		return im.in.cur, data, err
-	})
+	return s.addSparse(e.extents, im.some)
+}
+
+// some passes the next bytes of a file, at most so many.
+func (im *importer) some(limit int64) (*slab, []byte, error) {
+	if im.pipe.ctx.Err() != nil {
+		return nil, nil, context.Cause(im.pipe.ctx)
+	}
+	data, err := im.in.some(limit)
+	return im.in.cur, data, err
 }
 
 // smallSparse expands a sparse file that is inline.

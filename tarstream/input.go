@@ -78,6 +78,16 @@ func (in *input) pass(n int) []byte {
 	return p
 }
 
+// split gives what was passed before the last n bytes to done. Those n bytes, and what is
+// to be done with them, are the caller's, who has no reference to cur of his own.
+func (in *input) split(n int) {
+	if at := in.pos - n; at > in.start {
+		in.cur.retain()
+		in.done(in.cur, in.cur.buf[in.start:at])
+	}
+	in.start = in.pos
+}
+
 // exactly passes n contiguous bytes; a stream that ends before is an error that wraps
 // io.ErrUnexpectedEOF.
 func (in *input) exactly(n int) ([]byte, error) {

@@ -251,20 +251,25 @@ func (f *packFile) small() error {
 	if err := f.read(data, 0); err != nil {
 		return err
 	}
-	f.finish(f.cur, data)
+	if f.put(data) {
+		// What is before them goes first, and what comes begins behind them.
+		f.end -= len(data)
+		f.flush()
+		f.end += len(data)
+		f.start = f.end
+		f.pipe.storePassed(f.cur, data, f.ino, f.m.name, f.offset)
+	}
 	return nil
 }
 
-// finish gives contents that were read in one piece, and are not sparse, to the recipe
-// and the sink.
-func (f *packFile) finish(s *slab, data []byte) {
+// put gives contents that were read in one piece, and are not sparse, to the recipe, and
+// reports whether the sink is to have them too.
+func (f *packFile) put(data []byte) bool {
 	if !f.known && f.ino.Size <= f.inline && f.recipe.Inline(f.ino, data, nil) {
-		return
+		return false
 	}
 	f.recipe.Object(f.ino, nil)
-	if !f.known {
-		f.pipe.store(s, data, f.ino, f.m.name, f.offset)
-	}
+	return !f.known
 }
 
 // whole reads contents into a slab of their own.
@@ -280,8 +285,12 @@ func (f *packFile) whole() error {
 	f.m.extents = h.result()
 	f.header(f.m)
 	if f.m.extents == nil {
-		f.direct(s, data)
-		f.finish(s, data)
+		if !f.put(data) {
+			f.direct(s, data)
+			return nil
+		}
+		f.flush()
+		f.pipe.storePassed(s, data, f.ino, f.m.name, f.offset)
 		return nil
 	}
 	return f.sparse(func(off, limit int64) (*slab, []byte, error) {
@@ -319,8 +328,14 @@ func (f *packFile) sparse(next func(off, limit int64) (*slab, []byte, error)) er
 		extents = []recipe.Extent{{Offset: 0, Length: f.ino.Size}}
 	}
 	var s *stream
-	if !f.known {
+	switch {
+	case f.known:
+	case f.m.extents == nil:
+		s = f.pipe.streamPassed(f.ino, f.m.name, f.offset)
+	default:
 		s = f.pipe.stream(f.ino, f.m.name, f.offset)
+	}
+	if s != nil {
 		defer s.end()
 	}
 	end := int64(0)
@@ -337,7 +352,11 @@ func (f *packFile) sparse(next func(off, limit int64) (*slab, []byte, error)) er
 			if err != nil {
 				return err
 			}
-			f.direct(from, data)
+			if s == nil || s.sum == nil {
+				f.direct(from, data)
+			} else {
+				f.flush()
+			}
 			if s != nil {
 				s.add(from, data)
 			}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/layerfs/layerfs/cas"
+	"github.com/layerfs/layerfs/internal/twinhash"
 	"github.com/layerfs/layerfs/tarstream/recipe"
 	"github.com/layerfs/layerfs/tree"
 )
@@ -16,24 +17,26 @@ import (
 const (
 	maxWorkers  = 16
 	workQueue   = 256 // files that wait for a worker
-	digestQueue = 64  // pieces of the tar that wait to be hashed
+	digestQueue = 256 // pieces of the tar that wait to be hashed
 	streamQueue = 16  // pieces of one large file that wait to be hashed or written
 )
 
-// pipeline is what Import and Pack have in common: the goroutines that hash the tar,
-// and those that hash contents and put them into the sink. The first error stops it;
-// its goroutines then only drain what they are given, so that the producer, which
-// looks at err now and then, is never stuck.
+// pipeline is what Import and Pack have in common: the goroutine that hashes the tar, and
+// with it the contents in it, and those that put contents into the sink, and hash those
+// that do not stand in the tar as they are. The first error stops it; its goroutines then
+// only drain what they are given, so that the producer, which looks at err now and then,
+// is never stuck.
 type pipeline struct {
 	ctx    context.Context //nolint:containedctx // lives for one call of Import or Pack
 	cancel context.CancelCauseFunc
 	sink   cas.ObjectSink
 	pool   *slabPool
 
-	digest  chan piece
+	digest  chan step
 	work    chan task
 	sum     [32]byte
-	group   sync.WaitGroup // digest and workers
+	hasher  sync.WaitGroup // of the tar
+	group   sync.WaitGroup // workers
 	streams sync.WaitGroup
 }
 
@@ -48,8 +51,17 @@ type piece struct {
 type task struct {
 	piece
 	ino  *tree.Inode
+	id   tree.ObjectID // zero when it is still to be computed
 	name string
 	off  int64
+}
+
+// step is the next bytes of the tar: the whole contents of a file when it has an inode, a
+// part of them when it has a stream, else anything. The last of a stream has no bytes.
+type step struct {
+	task
+	stream *stream
+	last   bool
 }
 
 func newPipeline(ctx context.Context, sink cas.ObjectSink, workers int) *pipeline {
@@ -63,10 +75,10 @@ func newPipeline(ctx context.Context, sink cas.ObjectSink, workers int) *pipelin
 		cancel: cancel,
 		sink:   sink,
 		pool:   newSlabPool(workers),
-		digest: make(chan piece, digestQueue),
+		digest: make(chan step, digestQueue),
 		work:   make(chan task, workQueue),
 	}
-	p.group.Go(p.hashTar)
+	p.hasher.Go(p.hashTar)
 	for range workers {
 		p.group.Go(p.storeFiles)
 	}
@@ -81,6 +93,7 @@ func (p *pipeline) finish(err error) error {
 	}
 	p.streams.Wait()
 	close(p.digest)
+	p.hasher.Wait() // it hands on tasks
 	close(p.work)
 	p.group.Wait()
 	err = context.Cause(p.ctx)
@@ -90,18 +103,35 @@ func (p *pipeline) finish(err error) error {
 
 // passed takes what the producer has passed of a slab, and its reference.
 func (p *pipeline) passed(s *slab, data []byte) {
-	p.digest <- piece{slab: s, data: data}
+	p.digest <- step{task: task{piece: piece{slab: s, data: data}}}
+}
+
+// storePassed takes the whole contents of a file, which stand in the tar as they are: it
+// is passed and store in one.
+func (p *pipeline) storePassed(s *slab, data []byte, ino *tree.Inode, name string, off int64) {
+	s.retain()
+	p.digest <- step{task: task{piece: piece{slab: s, data: data}, ino: ino, name: name, off: off}}
 }
 
 func (p *pipeline) hashTar() {
-	h := sha256.New()
-	for c := range p.digest {
-		if p.ctx.Err() == nil {
-			h.Write(c.data)
+	h := twinhash.New()
+	for s := range p.digest {
+		live := p.ctx.Err() == nil
+		switch {
+		case s.stream != nil:
+			s.stream.hashPassed(h, s, live)
+		case live && s.ino != nil:
+			s.id = h.AddSum(s.data)
+			p.work <- s.task // with its reference
+			continue
+		case live:
+			h.Add(s.data)
 		}
-		c.slab.release()
+		if s.slab != nil {
+			s.slab.release()
+		}
 	}
-	h.Sum(p.sum[:0])
+	p.sum = h.Sum()
 }
 
 func (p *pipeline) storeFiles() {
@@ -116,9 +146,11 @@ func (p *pipeline) storeFiles() {
 }
 
 func (p *pipeline) storeFile(t task) error {
-	id := tree.ObjectID(sha256.Sum256(t.data))
-	t.ino.Object = id
-	if err := p.sink.PutObject(p.ctx, id, t.data); err != nil {
+	if t.id.IsZero() {
+		t.id = sha256.Sum256(t.data)
+	}
+	t.ino.Object = t.id
+	if err := p.sink.PutObject(p.ctx, t.id, t.data); err != nil {
 		return fmt.Errorf("store contents: %w", err)
 	}
 	return nil
@@ -127,14 +159,15 @@ func (p *pipeline) storeFile(t task) error {
 // store hands over contents that lie within s, without the producer's reference.
 func (p *pipeline) store(s *slab, data []byte, ino *tree.Inode, name string, off int64) {
 	s.retain()
-	p.work <- task{piece{slab: s, data: data}, ino, name, off}
+	p.work <- task{piece: piece{slab: s, data: data}, ino: ino, name: name, off: off}
 }
 
 // stream takes the contents of one large or sparse file piece by piece. Hashing and
 // writing go on side by side.
 type stream struct {
 	p             *pipeline
-	hash, write   chan piece
+	sum           *twinhash.Hash // of contents that stand in the tar as they are, else nil
+	hash, write   chan piece     // hash is nil when sum is not
 	ino           *tree.Inode
 	name          string
 	off           int64
@@ -142,16 +175,30 @@ type stream struct {
 	stored, holes int64
 }
 
+// stream begins the contents of a file that stand in the tar with holes left out.
 func (p *pipeline) stream(ino *tree.Inode, name string, off int64) *stream {
-	s := &stream{
-		p: p, ino: ino, name: name, off: off,
-		hash:  make(chan piece, streamQueue),
-		write: make(chan piece, streamQueue),
-		id:    make(chan tree.ObjectID, 1),
-	}
+	s := p.newStream(ino, name, off)
+	s.hash = make(chan piece, streamQueue)
 	p.streams.Go(s.runHash)
 	p.streams.Go(s.runWrite)
 	return s
+}
+
+// streamPassed begins the contents of a file that stand in the tar as they are: what is
+// added to it is passed too.
+func (p *pipeline) streamPassed(ino *tree.Inode, name string, off int64) *stream {
+	s := p.newStream(ino, name, off)
+	s.sum = twinhash.New()
+	p.streams.Go(s.runWrite)
+	return s
+}
+
+func (p *pipeline) newStream(ino *tree.Inode, name string, off int64) *stream {
+	return &stream{
+		p: p, ino: ino, name: name, off: off,
+		write: make(chan piece, streamQueue),
+		id:    make(chan tree.ObjectID, 1),
+	}
 }
 
 // add takes the next bytes, which lie within from.
@@ -159,11 +206,16 @@ func (s *stream) add(from *slab, data []byte) {
 	from.retain()
 	from.retain()
 	s.stored += int64(len(data))
-	s.hash <- piece{slab: from, data: data}
-	s.write <- piece{slab: from, data: data}
+	c := piece{slab: from, data: data}
+	if s.sum != nil {
+		s.p.digest <- step{task: task{piece: c}, stream: s}
+	} else {
+		s.hash <- c
+	}
+	s.write <- c
 }
 
-// hole adds n zeros.
+// hole adds n zeros to a stream that is not passed.
 func (s *stream) hole(n int64) {
 	s.holes += n
 	s.hash <- piece{hole: n}
@@ -172,8 +224,22 @@ func (s *stream) hole(n int64) {
 
 // end says that no more comes.
 func (s *stream) end() {
-	close(s.hash)
+	if s.sum != nil {
+		s.p.digest <- step{stream: s, last: true}
+	} else {
+		close(s.hash)
+	}
 	close(s.write)
+}
+
+// hashPassed adds a step of the stream to the hash of the tar too.
+func (s *stream) hashPassed(tar *twinhash.Hash, c step, live bool) {
+	if live {
+		tar.AddBoth(s.sum, c.data)
+	}
+	if c.last {
+		s.id <- s.sum.Sum()
+	}
 }
 
 func (s *stream) runHash() {
