@@ -14,6 +14,7 @@ import (
 	"github.com/layerfs/layerfs/cas/disk"
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/internal/userns"
+	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/layerfs/layerfs/unionfs"
 	"github.com/spf13/cobra"
@@ -35,7 +36,8 @@ type app struct {
 	disk  *disk.Store
 	snaps *snapshot.Store
 	imgs  *image.Store
-	ids   *userns.Mapping  // of the user namespace that this is the root of; nil in none
+	ids   *userns.Mapping // of the user namespace that this is the root of; nil in none
+	ctrs  *container.Store
 	now   func() time.Time // SOURCE_DATE_EPOCH when that is set, else nil
 }
 
@@ -66,8 +68,18 @@ func commands() []command {
 		{"snapshot", "fork", newForkCmd},
 		{"snapshot", "reset", newResetCmd},
 		{"snapshot", "snapshots", newSnapshotsCmd},
-		{"snapshot", "run", newRunCmd},
 		{"snapshot", "unshare", newUnshareCmd},
+		{"container", "run", newRunCmd},
+		{"container", "create", newCreateCmd},
+		{"container", "start", newStartCmd},
+		{"container", "stop", newStopCmd},
+		{"container", "restart", newRestartCmd},
+		{"container", "kill", newKillCmd},
+		{"container", "wait", newWaitCmd},
+		{"container", "rm", newRmCmd},
+		{"container", "ps", newPsCmd},
+		{"container", "logs", newLogsCmd},
+		{"container", "attach", newAttachCmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
 		{"store", "fsck", newFsckCmd},
@@ -119,6 +131,7 @@ on the result. It needs no daemon.`,
 	cmd.AddGroup(
 		&cobra.Group{ID: "image", Title: "Images:"},
 		&cobra.Group{ID: "snapshot", Title: "Snapshots and mounts:"},
+		&cobra.Group{ID: "container", Title: "Containers:"},
 		&cobra.Group{ID: "store", Title: "The store:"},
 	)
 	only := named(args)
@@ -275,10 +288,14 @@ func (a *app) store(ctx context.Context) (*snapshot.Store, error) {
 }
 
 func (a *app) close() error {
-	if a.disk == nil {
-		return nil
+	var errs []error
+	if a.ctrs != nil {
+		errs = append(errs, a.ctrs.Close())
 	}
-	return a.disk.Close()
+	if a.disk != nil {
+		errs = append(errs, a.disk.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // sourceDate returns a clock that stands at SOURCE_DATE_EPOCH when that is set, as

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/layerfs/layerfs/cas"
+	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/volume"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -54,7 +56,8 @@ var exitCodes = []exitClass{
 	{2, "wrong usage", func(err error) bool { var u usageError; return errors.As(err, &u) }},
 	{codeDamaged, "content does not match its digest, or the store is damaged", is(cas.ErrCorrupt)},
 	{codeInUse, "in use, or others depend on it", func(err error) bool {
-		return errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrHasChildren) || errors.Is(err, unix.EBUSY)
+		return errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrHasChildren) ||
+			errors.Is(err, container.ErrActive) || errors.Is(err, volume.ErrInUse) || errors.Is(err, unix.EBUSY)
 	}},
 	{3, "not found", is(fs.ErrNotExist)},
 	{4, "exists already", is(fs.ErrExist)},

@@ -147,7 +147,7 @@ func (a *app) imageIfNoSnapshot(ctx context.Context, word string) (*resolved, er
 	return img, err
 }
 
-// statSnapshot finds a snapshot by name.
+// statSnapshot finds a snapshot by its name or by that of the container on it.
 func (a *app) statSnapshot(ctx context.Context, word string) (*snapshot.Record, error) {
 	s, err := a.store(ctx)
 	if err != nil {
@@ -159,6 +159,9 @@ func (a *app) statSnapshot(ctx context.Context, word string) (*snapshot.Record, 
 	}
 	rec, err := s.Stat(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
+		if rec, err := a.containerSnapshot(ctx, word); rec != nil || err != nil {
+			return rec, err
+		}
 		return nil, hint(fmt.Errorf("no snapshot named %s: %w", word, fs.ErrNotExist), snapshotsHint)
 	}
 	return rec, err
@@ -186,8 +189,8 @@ func (a *app) openManifest(ctx context.Context, store *image.Store, d digest.Dig
 	return store.Open(ctx, ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: r.Size()}, nil)
 }
 
-// snapshotNamed finds a snapshot by a word that may also mean an image; nil when there is
-// none of that name.
+// snapshotNamed finds a snapshot, or that of a container, by a word that may also mean an
+// image; nil when there is none of that name.
 func (a *app) snapshotNamed(ctx context.Context, word string) (*snapshot.Record, error) {
 	s, err := a.store(ctx)
 	if err != nil {
@@ -199,7 +202,7 @@ func (a *app) snapshotNamed(ctx context.Context, word string) (*snapshot.Record,
 	}
 	rec, err := s.Stat(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return a.containerSnapshot(ctx, word)
 	}
 	return rec, err
 }

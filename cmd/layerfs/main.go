@@ -27,6 +27,9 @@ func run() int {
 		}
 		return 0
 	}
+	if len(os.Args) > 1 && os.Args[1] == monitorCommand {
+		return runMonitor(os.Args[2:])
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, args: os.Args, cancel: cancel}

@@ -9,59 +9,46 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/runtime"
-	"github.com/layerfs/layerfs/snapshot"
-	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/container/monitor"
 	"github.com/spf13/cobra"
 )
 
-type runOptions struct {
-	mount       mountOptions
-	remove      bool
-	interactive bool
-	entrypoint  string
-	env         []string
-	workdir     string
-	user        string
-	hostname    string
-}
-
 func newRunCmd(a *app) *cobra.Command {
-	var o runOptions
+	var o createOptions
+	var detach bool
+	var keys string
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a process on an image, isolated from this machine",
-		Long: `Run mounts a writable snapshot of an image, starts a process on it in namespaces of its
-own and ends with the exit code of the process. The snapshot stays, to be looked at or
-committed, unless --rm is given. COMMAND replaces the image's own; signals are passed on,
-and the third Ctrl-C kills.`,
+		Long: `Run makes a container: a writable snapshot of an image with a process on it, in
+namespaces of its own. It ends with the exit code of the process. The container stays,
+to be looked at, committed or started again, unless --rm is given. COMMAND replaces the
+image's own.
+
+With -d the command ends as soon as the process runs, and prints the container's id; a
+monitor, a small process for each container, goes on with it, as it does with -t and
+with --restart. Without them the container is in the foreground of the command and
+ends with it; signals are passed on, and the third Ctrl-C kills.`,
 		Example: `  layerfs run --rm debian:12 cat /etc/os-release
+  layerfs run -it debian:12 bash
+  layerfs run -d --name web --restart always -v data:/srv web:1
   layerfs run --name build -i debian:12 sh < script.sh && layerfs commit build built:1`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runRun(cmd.Context(), o, args[0], args[1:])
+			return exitWith(a.runRun(cmd.Context(), &o, detach, keys, args[0], args[1:]))
 		},
 	}
-	f := cmd.Flags()
-	f.SetInterspersed(false) // flags after the image are the command's
-	addDriverFlag(cmd, &o.mount.driver)
-	f.StringVar(&o.mount.name, "name", "", "name of the snapshot (default: made from the image's name)")
-	f.StringArrayVarP(&o.mount.labels, "label", "l", nil, "label of the snapshot, KEY=VALUE (repeatable)")
-	f.BoolVar(&o.mount.readOnly, "read-only", false, "mount the root file system read-only")
-	f.BoolVar(&o.remove, "rm", false, "remove the snapshot at the end")
-	f.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input on to the process")
-	f.StringVar(&o.entrypoint, "entrypoint", "", "program to run instead of the image's entrypoint")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, NAME=VALUE or NAME to pass on (repeatable)")
-	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory")
-	f.StringVarP(&o.user, "user", "u", "", "user and group, NAME|UID[:GROUP|GID]")
-	f.StringVar(&o.hostname, "hostname", "", "host name (default: the snapshot's name)")
+	o.add(a, cmd)
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run it in the background and print its id")
+	addDetachKeys(cmd, &keys)
 	return cmd
 }
 
-func (a *app) runRun(ctx context.Context, o runOptions, word string, command []string) error {
-	code, err := a.runContainer(ctx, o, word, command)
+// exitWith makes an exit code of a container the command's.
+func exitWith(code int, err error) error {
 	var exit *exitError
 	if err == nil && code == 0 || errors.As(err, &exit) {
 		return err
@@ -69,84 +56,46 @@ func (a *app) runRun(ctx context.Context, o runOptions, word string, command []s
 	return &exitError{code: code, err: err}
 }
 
-// runContainer returns the exit code of the process, or that of a container that could
-// not be started with the reason.
-func (a *app) runContainer(ctx context.Context, o runOptions, word string, command []string) (code int, err error) {
-	code = runtime.ExitFailed
-	if err := a.enter(); err != nil {
-		return code, err
-	}
-	s, err := a.store(ctx)
-	if err != nil {
-		return code, err
-	}
-	drivers, err := a.candidates(o.mount.driver)
-	if err != nil {
-		return code, err
-	}
-	o.mount.ephemeral = o.remove
-	rec, created, err := a.snapshotFor(ctx, s, o.mount, word)
-	if err != nil {
-		return code, err
-	}
-	if created && o.remove {
-		defer func() { err = errors.Join(err, s.Remove(context.WithoutCancel(ctx), rec.Key)) }()
-	}
-	img := &image.Config{}
-	if rec.Image != "" {
-		parent, err := a.parentOf(ctx, rec)
-		if err != nil {
-			return code, err
+// runRun returns the exit code of the process, or that of a container that could not be
+// started with the reason.
+func (a *app) runRun(ctx context.Context, o *createOptions, detach bool, keys, word string, command []string) (int, error) {
+	o.detached = detach || o.terminal || o.restart != "no"
+	if !detach && o.terminal {
+		if err := a.needTerminal(o.interactive); err != nil {
+			return runtime.ExitFailed, err
 		}
-		img = parent.Config
 	}
-	settings, err := o.settings(img, rec.Key, command)
-	if err != nil {
-		return code, err
-	}
-	unlock, err := s.Claim(ctx, rec.Key)
-	if err != nil {
-		return code, err
-	}
-	// From here on the snapshot is in use until the mount has gone, which nobody else
-	// can see: it is in the container's mount namespace only.
-	use, err := s.Use(rec.Key)
-	unlock()
-	if err != nil {
-		return code, err
-	}
-	defer join(&err, use.Close)
-	m, err := a.openMount(ctx, s, drivers, rec.Key, o.mount.readOnly)
-	if err != nil {
-		return code, err
-	}
-	defer join(&err, m.Close)
-	return a.start(ctx, o, m, settings)
-}
-
-// detached is a mount that can be handed to a container without being attached here.
-type detached interface{ FD() int }
-
-func (a *app) start(ctx context.Context, o runOptions, m unionfs.Mount, settings runtime.Settings) (int, error) {
-	d, ok := m.(detached)
-	if !ok {
-		return runtime.ExitFailed, fmt.Errorf("run: the driver gives no detached mounts: %w", errors.ErrUnsupported)
-	}
-	root := runtime.RootFD(d.FD())
-	spec, err := runtime.SpecFor(root, settings)
+	parsed, err := parseDetachKeys(keys)
 	if err != nil {
 		return runtime.ExitFailed, err
 	}
-	spec.Root.Readonly = o.mount.readOnly
-	fitNamespace(spec, a.ids)
-	// Signals are the process's business, so they must not end the context.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	signals, stop := forwardSignals(cancel)
-	defer stop()
-	c := runtime.Config{Spec: spec, Root: root, Signals: signals, Grace: -1, Logger: a.logger()}
-	if f, ok := a.stdin.(*os.File); ok && o.interactive {
-		c.Stdin = f
+	rec, err := a.create(ctx, o, word, command)
+	if err != nil {
+		return runtime.ExitFailed, err
+	}
+	if !o.detached {
+		return a.runHere(ctx, rec)
+	}
+	if detach {
+		if err := a.startDetached(ctx, rec); err != nil {
+			return startCode(err), err
+		}
+		_, err := fmt.Fprintln(a.stdout, rec.ID)
+		return 0, err
+	}
+	if rec.Stdin && !rec.StdinOnce {
+		if err := a.ctrs.Update(ctx, rec.ID, func(r *container.Record) error { r.StdinOnce = true; return nil }); err != nil {
+			return runtime.ExitFailed, err
+		}
+	}
+	return a.startAttached(ctx, rec, attachOptions{stdin: rec.Stdin, output: true, terminal: rec.Terminal, keys: parsed, signals: !rec.Terminal})
+}
+
+// runHere runs a container in the foreground of this command.
+func (a *app) runHere(ctx context.Context, rec *container.Record) (code int, err error) {
+	c := monitor.Config{Store: a.ctrs, ID: rec.ID, Start: a.launch, Logger: a.logger()}
+	if f, ok := a.stdin.(*os.File); ok && rec.Stdin {
+		c.Streams[0] = f
 	}
 	var outs [2]outPipe
 	for i, w := range []io.Writer{a.stdout, a.stderr} {
@@ -154,12 +103,24 @@ func (a *app) start(ctx context.Context, o runOptions, m unionfs.Mount, settings
 			return runtime.ExitFailed, errors.Join(err, outs[0].wait())
 		}
 	}
-	c.Stdout, c.Stderr = outs[0].file, outs[1].file
-	st, err := runtime.Run(ctx, c)
-	if errors.Is(err, context.Canceled) {
-		err = nil // killed on request: its code says so
+	c.Streams[1], c.Streams[2] = outs[0].file, outs[1].file
+	// Signals are the process's business, so they must not end the context.
+	kill := make(chan struct{})
+	signals, stop := forwardSignals(func() { close(kill) })
+	defer stop()
+	c.Signals, c.Kill = signals, kill
+	keep := context.WithoutCancel(ctx)
+	st, err := monitor.Run(keep, c)
+	err = errors.Join(err, outs[0].wait(), outs[1].wait())
+	code = runtime.ExitFailed
+	if st != nil {
+		code = st.ExitCode
 	}
-	return st.ExitCode, errors.Join(err, outs[0].wait(), outs[1].wait())
+	if rec.Remove {
+		c := &container.Container{Record: *rec}
+		err = errors.Join(err, a.removeContainer(keep, a.ctrs, c, true))
+	}
+	return code, err
 }
 
 // outPipe gives a process a file to write to whatever the writer is: a file as it is,
@@ -223,41 +184,4 @@ func forwardSignals(kill func()) (<-chan os.Signal, func()) {
 		signal.Stop(in)
 		close(done)
 	}
-}
-
-// settings are what the image says of the process and what the flags say instead.
-func (o *runOptions) settings(img *image.Config, key snapshot.Key, command []string) (runtime.Settings, error) {
-	p := img.Config
-	s := runtime.Settings{Cwd: p.WorkingDir, User: p.User, Hostname: o.hostname}
-	s.Env = append(s.Env, p.Env...)
-	for _, e := range o.env {
-		v, ok, err := envArg(e)
-		if err != nil {
-			return s, err
-		}
-		if ok {
-			s.Env = append(s.Env, v)
-		}
-	}
-	entrypoint, cmd := []string(p.Entrypoint), []string(p.Cmd)
-	if o.entrypoint != "" {
-		entrypoint, cmd = []string{o.entrypoint}, nil
-	}
-	if len(command) > 0 {
-		cmd = command
-	}
-	s.Args = append(append(s.Args, entrypoint...), cmd...)
-	if len(s.Args) == 0 {
-		return s, usageError{errors.New("the image names no command; give one")}
-	}
-	if o.workdir != "" {
-		s.Cwd = o.workdir
-	}
-	if o.user != "" {
-		s.User = o.user
-	}
-	if s.Hostname == "" {
-		s.Hostname = fmt.Sprintf("%.63s", key) // as long as Linux lets a host name be in DNS
-	}
-	return s, nil
 }

@@ -1,0 +1,467 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/layerfs/layerfs/image"
+	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/container/bundle"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// createOptions are the flags of create and run, named as Docker names them.
+type createOptions struct {
+	driver      string
+	name        string
+	remove      bool
+	interactive bool
+	terminal    bool
+	restart     string
+	init        bool
+	labels      []string
+	annotations []string
+	cidfile     string
+
+	entrypoint string
+	env        []string
+	envFiles   []string
+	workdir    string
+	user       string
+	ulimits    []string
+
+	hostname string
+	readOnly bool
+	capAdd   []string
+	capDrop  []string
+	security []string
+	sysctls  []string
+	volumes  []string
+	mounts   []string
+	tmpfs    []string
+	devices  []string
+	shmSize  string
+
+	stopSignal  string
+	stopTimeout int
+	health      healthFlags
+	logDriver   string
+	logOpts     []string
+
+	flags    *pflag.FlagSet // to see what was given
+	detached bool           // it outlives the command that makes it
+}
+
+type healthFlags struct {
+	cmd                                           string
+	interval, timeout, startPeriod, startInterval time.Duration
+	retries                                       int
+	none                                          bool
+}
+
+func (o *createOptions) add(a *app, cmd *cobra.Command) {
+	f := cmd.Flags()
+	o.flags = f
+	f.SetInterspersed(false) // flags after the image are the command's
+	a.ownShorthand(cmd)
+	f.Bool("help", false, "explain the command") // -h is the host name
+	addDriverFlag(cmd, &o.driver)
+	f.StringVar(&o.name, "name", "", "name of the container (default: made up)")
+	f.BoolVar(&o.remove, "rm", false, "remove the container when it has ended")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "keep standard input open")
+	f.BoolVarP(&o.terminal, "tty", "t", false, "give it a terminal")
+	f.StringVar(&o.restart, "restart", "no", "when to start it again: no, on-failure[:N], always, unless-stopped")
+	f.BoolVar(&o.init, "init", false, "run a small init that reaps processes and passes signals on")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label of the container, KEY=VALUE (repeatable)")
+	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation of the OCI specification, KEY=VALUE (repeatable)")
+	f.StringVar(&o.cidfile, "cidfile", "", "write the container's id to this file, which must not exist")
+
+	f.StringVar(&o.entrypoint, "entrypoint", "", "program to run instead of the image's entrypoint")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, NAME=VALUE or NAME to pass on (repeatable)")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "file of environment variables, one a line (repeatable)")
+	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory")
+	f.StringVarP(&o.user, "user", "u", "", "user and group, NAME|UID[:GROUP|GID]")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, NAME=SOFT[:HARD] (repeatable)")
+
+	f.StringVarP(&o.hostname, "hostname", "h", "", "host name (default: the beginning of the id)")
+	f.BoolVar(&o.readOnly, "read-only", false, "make the root file system read-only")
+	f.StringSliceVar(&o.capAdd, "cap-add", nil, "capability to add to the default ones, or ALL (repeatable)")
+	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "capability to take away, or ALL (repeatable)")
+	f.StringArrayVar(&o.security, "security-opt", nil, "no-new-privileges[=false] (repeatable)")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "setting of the kernel, NAME=VALUE (repeatable)")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a volume or a directory, [NAME|PATH:]TARGET[:OPTION,...] (repeatable)")
+	f.StringArrayVar(&o.mounts, "mount", nil, "mount, type=bind|volume|tmpfs,source=…,target=…[,readonly,…] (repeatable)")
+	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount memory, TARGET[:OPTION,...] (repeatable)")
+	f.StringArrayVar(&o.devices, "device", nil, "device of this machine, PATH[:TARGET] (repeatable)")
+	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, in bytes or with k, m, g (default 64m)")
+
+	f.StringVar(&o.stopSignal, "stop-signal", "", "signal that asks it to end (default: the image's, else SIGTERM)")
+	f.IntVar(&o.stopTimeout, "stop-timeout", container.DefaultStopTimeout, "seconds that it has to end; negative: any")
+	f.StringVar(&o.health.cmd, "health-cmd", "", "shell command that checks its health")
+	f.DurationVar(&o.health.interval, "health-interval", 0, "time between checks (default 30s)")
+	f.DurationVar(&o.health.timeout, "health-timeout", 0, "time that a check may take (default 30s)")
+	f.DurationVar(&o.health.startPeriod, "health-start-period", 0, "time in which failures do not count")
+	f.DurationVar(&o.health.startInterval, "health-start-interval", 0, "time between checks in that time (default 5s)")
+	f.IntVar(&o.health.retries, "health-retries", 0, "failures in a row that make it unhealthy (default 3)")
+	f.BoolVar(&o.health.none, "no-healthcheck", false, "do not check its health, whatever the image says")
+	f.StringVar(&o.logDriver, "log-driver", container.LogJSON, "where its output is kept: json-file, none")
+	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size, max-file, mode=blocking|non-blocking or max-buffer-size, NAME=VALUE (repeatable)")
+	words := map[string][]string{
+		"restart": {"no", "on-failure", "always", "unless-stopped"}, "log-driver": {container.LogJSON, container.LogNone},
+	}
+	for name, list := range words {
+		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp)))
+	}
+}
+
+// record is what the image says of a container and what the flags say instead.
+func (o *createOptions) record(img *image.Config, command []string) (*container.Record, error) {
+	p := img.Config
+	rec := &container.Record{ID: container.NewID(), Name: o.name, Driver: o.driver, Cwd: p.WorkingDir, User: p.User,
+		Terminal: o.terminal, Stdin: o.interactive, Init: o.init, Hostname: o.hostname, ReadOnly: o.readOnly, Remove: o.remove,
+		StopSignal: p.StopSignal, StopTimeout: p.StopTimeout, CapAdd: o.capAdd, CapDrop: o.capDrop, NoNewPrivileges: true}
+	steps := []func(*container.Record) error{
+		func(rec *container.Record) error { return o.process(rec, p, command) },
+		o.life,
+		func(rec *container.Record) error { return o.healthOf(rec, p.Healthcheck) },
+		o.isolation,
+		func(rec *container.Record) error { return o.mountsOf(rec, p.Volumes) },
+		o.logging,
+	}
+	for _, step := range steps {
+		if err := step(rec); err != nil {
+			return nil, err
+		}
+	}
+	return rec, nil
+}
+
+// process says what is run.
+func (o *createOptions) process(rec *container.Record, p image.ProcessConfig, command []string) error {
+	rec.Env = slices.Clone(p.Env)
+	for _, name := range o.envFiles {
+		vars, err := readEnvFile(name)
+		if err != nil {
+			return err
+		}
+		rec.Env = append(rec.Env, vars...)
+	}
+	for _, e := range o.env {
+		v, ok, err := envArg(e)
+		if err != nil {
+			return err
+		}
+		if ok {
+			rec.Env = append(rec.Env, v)
+		}
+	}
+	rec.Entrypoint, rec.Command = []string(p.Entrypoint), []string(p.Cmd)
+	if o.flags.Changed("entrypoint") {
+		rec.Entrypoint, rec.Command = nil, nil
+		if o.entrypoint != "" {
+			rec.Entrypoint = []string{o.entrypoint}
+		}
+	}
+	if len(command) > 0 {
+		rec.Command = command
+	}
+	if len(rec.Entrypoint)+len(rec.Command) == 0 {
+		return usageError{errors.New("the image names no command; give one")}
+	}
+	if o.workdir != "" {
+		rec.Cwd = o.workdir
+	}
+	if o.user != "" {
+		rec.User = o.user
+	}
+	for _, u := range o.ulimits {
+		l, err := parseUlimit(u)
+		if err != nil {
+			return err
+		}
+		rec.Rlimits = append(rec.Rlimits, l)
+	}
+	return nil
+}
+
+// readEnvFile reads NAME=VALUE lines as docker run --env-file does: blank lines and
+// those that begin with '#' are passed over, NAME alone is passed on from here.
+func readEnvFile(name string) (_ []string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer join(&err, f.Close)
+	var out []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		line := strings.TrimLeft(lines.Text(), " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		v, ok, err := envArg(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if ok {
+			out = append(out, v)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return out, nil
+}
+
+// parseUlimit reads NAME=SOFT[:HARD]; -1 is no limit.
+func parseUlimit(s string) (specs.POSIXRlimit, error) {
+	name, values, ok := strings.Cut(s, "=")
+	soft, hard, both := strings.Cut(values, ":")
+	if !both {
+		hard = soft
+	}
+	number := func(s string) (uint64, error) {
+		if s == "-1" || s == "unlimited" {
+			return math.MaxUint64, nil
+		}
+		return strconv.ParseUint(s, 10, 63)
+	}
+	lo, err1 := number(soft)
+	hi, err2 := number(hard)
+	if !ok || name == "" || err1 != nil || err2 != nil || lo > hi {
+		return specs.POSIXRlimit{}, usageError{fmt.Errorf("--ulimit %q: want NAME=SOFT[:HARD], such as nofile=1024:4096", s)}
+	}
+	return specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: lo, Hard: hi}, nil
+}
+
+// life says how it ends and begins again.
+func (o *createOptions) life(rec *container.Record) (err error) {
+	if rec.Labels, err = parseLabels(o.labels); err != nil {
+		return err
+	}
+	if rec.Annotations, err = parseLabels(o.annotations); err != nil {
+		return err
+	}
+	if rec.Restart, err = container.ParseRestartPolicy(o.restart); err != nil {
+		return usageError{err}
+	}
+	if rec.Remove && rec.Restart.Mode != container.RestartNo {
+		return usageError{errors.New("--rm and --restart exclude each other")}
+	}
+	if o.stopSignal != "" {
+		rec.StopSignal = o.stopSignal
+	}
+	if rec.StopSignal != "" {
+		if _, err := parseSignal(rec.StopSignal); err != nil {
+			return err
+		}
+	}
+	if o.flags.Changed("stop-timeout") {
+		rec.StopTimeout = &o.stopTimeout
+	}
+	return nil
+}
+
+func (o *createOptions) healthOf(rec *container.Record, h *image.Healthcheck) error {
+	f := o.health
+	changed := f.cmd != "" || f.interval != 0 || f.timeout != 0 || f.startPeriod != 0 || f.startInterval != 0 || f.retries != 0
+	if f.none {
+		if changed {
+			return usageError{errors.New("--no-healthcheck and --health-… exclude each other")}
+		}
+		return nil
+	}
+	out := container.Health{}
+	if h != nil {
+		out = container.Health{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}
+	}
+	if f.cmd != "" {
+		out.Test = []string{"CMD-SHELL", f.cmd}
+	}
+	for _, d := range []struct{ flag, field *time.Duration }{
+		{&f.interval, &out.Interval}, {&f.timeout, &out.Timeout}, {&f.startPeriod, &out.StartPeriod}, {&f.startInterval, &out.StartInterval},
+	} {
+		if *d.flag < 0 {
+			return usageError{fmt.Errorf("--health-…: a time of %s", *d.flag)}
+		}
+		if *d.flag != 0 {
+			*d.field = *d.flag
+		}
+	}
+	if f.retries < 0 {
+		return usageError{errors.New("--health-retries: less than 0")}
+	}
+	if f.retries > 0 {
+		out.Retries = f.retries
+	}
+	if len(out.Test) == 0 || out.Test[0] == "NONE" {
+		return nil
+	}
+	switch out.Test[0] {
+	case "CMD":
+		out.Test = out.Test[1:]
+	case "CMD-SHELL":
+		out.Test = append([]string{"/bin/sh", "-c"}, out.Test[1:]...)
+	default:
+		return fmt.Errorf("health check of the image begins with %q, want NONE, CMD or CMD-SHELL: %w", out.Test[0], fs.ErrInvalid)
+	}
+	if len(out.Test) == 0 {
+		return nil
+	}
+	rec.Health = &out
+	return nil
+}
+
+func (o *createOptions) isolation(rec *container.Record) (err error) {
+	if rec.Sysctls, err = parseLabels(o.sysctls); err != nil {
+		return err
+	}
+	if _, err := bundle.ChangeCapabilities(nil, o.capAdd, o.capDrop); err != nil {
+		return usageError{err}
+	}
+	for _, s := range o.security {
+		name, value, set := strings.Cut(s, "=")
+		if !set {
+			name, value, set = strings.Cut(s, ":") // Docker's older form
+		}
+		if name != "no-new-privileges" {
+			return usageError{fmt.Errorf("--security-opt %q: want no-new-privileges[=false]", s)}
+		}
+		if rec.NoNewPrivileges = true; set {
+			if rec.NoNewPrivileges, err = strconv.ParseBool(value); err != nil {
+				return usageError{fmt.Errorf("--security-opt %q: want true or false", s)}
+			}
+		}
+	}
+	if o.shmSize != "" {
+		if rec.ShmSize, err = parseBytes(o.shmSize); err != nil || rec.ShmSize <= 0 {
+			return usageError{fmt.Errorf("--shm-size %q: want a size such as 64m", o.shmSize)}
+		}
+	}
+	for _, d := range o.devices {
+		parts := strings.Split(d, ":")
+		dev := container.Device{Source: parts[0], Target: parts[0]}
+		const most = 2
+		if len(parts) > most || !path.IsAbs(parts[0]) {
+			return usageError{fmt.Errorf("--device %q: want PATH[:TARGET]", d)}
+		}
+		if len(parts) == most {
+			dev.Target = parts[1]
+		}
+		rec.Devices = append(rec.Devices, dev)
+	}
+	return nil
+}
+
+func (o *createOptions) logging(rec *container.Record) error {
+	rec.Log.Driver = o.logDriver
+	switch o.logDriver {
+	case container.LogJSON, container.LogNone:
+	default:
+		return usageError{fmt.Errorf("--log-driver %q: want json-file or none", o.logDriver)}
+	}
+	for _, opt := range o.logOpts {
+		name, value, _ := strings.Cut(opt, "=")
+		var err error
+		switch name {
+		case "max-size":
+			rec.Log.MaxSize, err = parseBytes(value)
+		case "max-file":
+			rec.Log.MaxFiles, err = strconv.Atoi(value)
+			if err == nil && rec.Log.MaxFiles < 1 {
+				err = fs.ErrInvalid
+			}
+		case "mode":
+			rec.Log.NonBlocking = value == "non-blocking"
+			if value != "non-blocking" && value != "blocking" {
+				err = fs.ErrInvalid
+			}
+		case "max-buffer-size":
+			rec.Log.BufferSize, err = parseBytes(value)
+		default:
+			return usageError{fmt.Errorf("--log-opt %q: want max-size, max-file, mode or max-buffer-size", opt)}
+		}
+		if err != nil {
+			return usageError{fmt.Errorf("--log-opt %q: the value does not fit", opt)}
+		}
+	}
+	return nil
+}
+
+// parseBytes reads a size in bytes, or with k, m, g or t in powers of 1024, as Docker
+// does for memory.
+func parseBytes(s string) (int64, error) {
+	text := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
+	shift := 0
+	for i, unit := range []string{"k", "m", "g", "t"} {
+		if cut, ok := strings.CutSuffix(text, unit); ok {
+			text, shift = cut, 10*(i+1)
+			break
+		}
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || f < 0 || f*math.Pow(2, float64(shift)) > math.MaxInt64/2 || text == "" || strings.ContainsAny(text, "einf_xp") {
+		return 0, usageError{fmt.Errorf("size %q: want bytes, or a number with k, m, g or t", s)}
+	}
+	return int64(f * math.Pow(2, float64(shift))), nil
+}
+
+// parseSignal reads the number or the name of a signal, with or without SIG.
+func parseSignal(s string) (unix.Signal, error) {
+	const most = 64
+	if n, err := strconv.Atoi(s); err == nil {
+		if n > 0 && n <= most {
+			return unix.Signal(n), nil
+		}
+		return 0, usageError{fmt.Errorf("signal %q: want a number from 1 to %d, or a name", s, most)}
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	// The C library keeps two of the real-time ones for itself.
+	const rtmin, rtmax = 34, 64
+	for _, r := range []struct {
+		prefix string
+		from   int
+	}{{"SIGRTMIN", rtmin}, {"SIGRTMAX", rtmax}} {
+		if rest, ok := strings.CutPrefix(name, r.prefix); ok {
+			n, err := strconv.Atoi("0" + strings.TrimPrefix(strings.TrimPrefix(rest, "+"), "-"))
+			if strings.HasPrefix(rest, "-") {
+				n = -n
+			}
+			if n += r.from; err == nil && n >= rtmin && n <= rtmax {
+				return unix.Signal(n), nil
+			}
+		}
+	}
+	return 0, usageError{fmt.Errorf("signal %q is unknown", s)}
+}
+
+// absolute makes a path of the host absolute.
+func absolute(p string) (string, error) {
+	if strings.HasPrefix(p, "~/") {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(home, p[2:]), nil
+	}
+	return filepath.Abs(p)
+}

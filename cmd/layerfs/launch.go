@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/layerfs/layerfs/runtime"
+	"github.com/layerfs/layerfs/runtime/cgroup"
+	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/container/bundle"
+	"github.com/layerfs/layerfs/runtime/container/monitor"
+	"github.com/layerfs/layerfs/snapshot"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// detached is a mount that can be handed to a container without being attached here.
+type detached interface{ FD() int }
+
+// launch mounts what a container stands on and starts its process: it is what a monitor
+// calls for every start.
+func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.File) (_ *monitor.Started, err error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var undo []func() error
+	ended := func(context.Context) error {
+		var errs []error
+		for i := len(undo) - 1; i >= 0; i-- {
+			errs = append(errs, undo[i]())
+		}
+		undo = nil
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ended(ctx))
+		}
+	}()
+	drivers, err := a.candidates(rec.Driver)
+	if err != nil {
+		return nil, err
+	}
+	key, err := snapshot.ParseKey(rec.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.Claim(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	// From here on the snapshot is in use until the mount has gone, which nobody else
+	// can see: it is in the container's mount namespace only.
+	use, err := s.Use(key)
+	unlock()
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, use.Close)
+	m, err := a.openMount(ctx, s, drivers, key, rec.ReadOnly && !rec.Owned)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, m.Close)
+	d, ok := m.(detached)
+	if !ok {
+		return nil, fmt.Errorf("start container: the driver gives no detached mounts: %w", errors.ErrUnsupported)
+	}
+	root := runtime.RootFD(d.FD())
+	host, err := a.bundleHost(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := bundle.Spec(rec, root, host)
+	if err != nil {
+		return nil, err
+	}
+	fitNamespace(spec, a.ids)
+	if !rec.Remove {
+		data, err := json.Marshal(spec)
+		if err == nil {
+			err = a.ctrs.WriteSpec(rec.ID, data)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	group, err := a.openCgroup(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	out := &monitor.Started{Ended: ended}
+	if group != nil {
+		undo = append(undo, func() error { return group.Remove(context.WithoutCancel(ctx)) })
+		out.Cgroup = group.Path()
+		out.OutOfMemory = func() bool {
+			s, err := group.Stats()
+			return err == nil && s.Memory.OOMKills > 0
+		}
+	}
+	p, err := runtime.Start(ctx, runtime.Config{Spec: spec, Root: root, Stdin: streams[0], Stdout: streams[1], Stderr: streams[2], Cgroup: group, Logger: a.logger()})
+	if err != nil {
+		return nil, err
+	}
+	out.Process = p
+	if rec.Health != nil {
+		out.Check = func(ctx context.Context, command []string) (int, string, error) {
+			return a.check(ctx, spec, p.Pid(), group, command)
+		}
+	}
+	return out, nil
+}
+
+// cgroupParent is the control group below which those of containers are.
+const cgroupParent = "layerfs"
+
+// openCgroup makes the control group of a container and applies its limits. Without
+// permission to make one there is none, unless limits were asked for.
+func (a *app) openCgroup(ctx context.Context, rec *container.Record) (*cgroup.Group, error) {
+	group, err := cgroup.Open(ctx, cgroup.Options{Path: cgroupParent + "/" + string(rec.ID)})
+	if err != nil {
+		if rec.Resources == nil && (errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported)) {
+			a.logger().Debug("container has no control group", "error", err)
+			return nil, nil
+		}
+		return nil, err
+	}
+	if rec.Resources == nil {
+		return group, nil
+	}
+	if err := errors.Join(group.Apply(rec.Resources)...); err != nil {
+		return nil, errors.Join(err, group.Remove(ctx))
+	}
+	return group, nil
+}
+
+// check runs a command in a container to see how it does.
+func (a *app) check(ctx context.Context, spec *specs.Spec, pid int, group *cgroup.Group, command []string) (code int, output string, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, "", err
+	}
+	process := *spec.Process
+	process.Args, process.Terminal = command, false
+	p, err := runtime.Exec(ctx, runtime.ExecConfig{Pid: pid, Process: &process, Stdout: w, Stderr: w, Cgroup: group, Logger: a.logger()})
+	if err = errors.Join(err, w.Close()); err != nil {
+		return 0, "", errors.Join(err, r.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGKILL) }) // it has ended already
+	defer stop()
+	const most = 4096
+	text, rerr := io.ReadAll(io.LimitReader(r, most))
+	if rerr == nil {
+		_, rerr = io.Copy(io.Discard, r)
+	}
+	st, err := p.Wait()
+	return st.ExitCode, string(text), errors.Join(rerr, err, r.Close(), p.Close())
+}
+
+// bundleHost is what the specification of a container needs of this machine.
+func (a *app) bundleHost(ctx context.Context, rec *container.Record) (bundle.Host, error) {
+	vs, err := a.volumes(ctx)
+	if err != nil {
+		return bundle.Host{}, err
+	}
+	h := bundle.Host{Volume: func(name string) (string, error) {
+		_, err := vs.Stat(name)
+		return vs.Dir(name), err
+	}}
+	if rec.Init {
+		if h.Init, err = os.Executable(); err != nil {
+			return h, fmt.Errorf("find the program that is to be the init: %w", err)
+		}
+	}
+	return h, nil
+}
