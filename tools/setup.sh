@@ -18,6 +18,7 @@ gzip bzip2 xz-utils zstd tar
 mmdebstrap busybox-static
 skopeo umoci podman crun runc docker.io docker-registry
 uidmap
+nftables passt slirp4netns
 "
 #   make git                       the build itself
 #   gcc libc6-dev                  the race detector; programs are built without cgo
@@ -27,6 +28,7 @@ uidmap
 #   mmdebstrap busybox-static      the real images that tests load
 #   skopeo … docker-registry       the tools whose images we read and that read ours
 #   uidmap                         id mappings for rootless tests
+#   nftables passt slirp4netns     an oracle for packet filters; networks of users
 [ $# -eq 0 ] || packages="$*"
 
 missing=
@@ -56,10 +58,12 @@ if [ -n "$missing" ]; then
 fi
 [ $# -eq 0 ] || exit 0
 
-# Distributions give /dev/fuse to everybody; minimal machines do not.
-if [ -c /dev/fuse ] && [ "$(stat -c %a /dev/fuse)" != 666 ]; then
-	$as_root chmod 0666 /dev/fuse
-fi
+# Distributions give these to everybody; minimal machines do not.
+for dev in /dev/fuse /dev/net/tun; do
+	if [ -c "$dev" ] && [ "$(stat -c %a "$dev")" != 666 ]; then
+		$as_root chmod 0666 "$dev"
+	fi
+done
 
 # The user whom rootless tests run as, with a range of subordinate ids.
 user=layerfs-test

@@ -25,6 +25,7 @@ type Attachment struct {
 	files   string // directory of hosts and resolv.conf
 	holders []*os.File
 	names   *responder // nil without names to serve
+	proxy   *proxy     // nil where the kernel brings published ports in
 }
 
 // Attach gives a container its network, all or nothing. What it had under the same id
@@ -67,9 +68,7 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 		err = a.alone(&r)
 	case ModeContainer:
 		err = a.join(&r)
-	case ModeHost:
-	default:
-		err = fmt.Errorf("network of container %s: a network without privileges: %w", r.ID, errors.ErrUnsupported)
+	default: // the host's
 	}
 	if err == nil {
 		err = n.writeRecord(a.rec)
@@ -78,7 +77,7 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 		err = a.writeFiles(mode, &r)
 	}
 	if err != nil {
-		return nil, errors.Join(err, a.Close(), n.takeBack(r.ID))
+		return nil, errors.Join(err, a.Close(), n.takeBack(context.WithoutCancel(ctx), r.ID))
 	}
 	return a, nil
 }
@@ -190,7 +189,12 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 			return err
 		}
 	}
-	h, err := openHost()
+	at, err := a.n.place(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer at.Close() //nolint:errcheck // only a handle
+	h, err := openHost(at)
 	if err != nil {
 		return err
 	}
@@ -249,6 +253,13 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 		if err := a.n.writeNames(m, r.ID); err != nil {
 			return err
 		}
+	}
+	if at != nil && len(a.rec.Ports) > 0 {
+		street, err := duplicate(at)
+		if err != nil {
+			return err
+		}
+		a.proxy = newProxy(street, a.rec, a.holders)
 	}
 	if len(a.rec.Ports) == 0 {
 		return nil
@@ -370,6 +381,9 @@ func (a *Attachment) Close() error {
 	if a.names != nil {
 		errs = append(errs, a.names.close())
 	}
-	a.ns, a.holders, a.names = nil, nil, nil
+	if a.proxy != nil {
+		errs = append(errs, a.proxy.street.Close())
+	}
+	a.ns, a.holders, a.names, a.proxy = nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMembersReachEachOther(t *testing.T) {
@@ -71,4 +74,43 @@ func TestPublish(t *testing.T) {
 	if !errors.Is(err, fs.ErrExist) || !contains(err, "container web has published it") {
 		t.Errorf("port given twice: %v", err)
 	}
+}
+
+// A port that a server of the host has just given up is free, and one that it has is not.
+func TestHeldPorts(t *testing.T) {
+	w := newWorld(t)
+	port := []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: TCP}}
+	server, err := net.Listen("tcp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Attach(t.Context(), Request{ID: "x", Ports: port}); !errors.Is(err, fs.ErrExist) || !contains(err, "another program") {
+		t.Errorf("a port that a program has: %v", err)
+	}
+	client, err := net.Dial("tcp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The side that ends first keeps the connection for a minute.
+	if err := errors.Join(c.Close(), client.Close(), server.Close()); err != nil {
+		t.Fatal(err)
+	}
+	a := w.attach(t, Request{ID: "a", Ports: port})
+	echo(t, a.File(), "a", 80)
+	wantAnswer(t, w.street, "tcp", "198.51.100.1:8080", "a 198.51.100.2")
+	if l, err := net.Listen("tcp", ":8080"); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("a program takes a published port: %v, %v", l, err)
+	}
+	if err := errors.Join(a.Close(), w.Detach(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		t.Fatalf("a port is not given back: %v", err)
+	}
+	l.Close()
 }

@@ -13,8 +13,7 @@ type Mode int
 
 // The modes.
 const (
-	// ModeDefault is ModeBridge on the default network where this process may administer
-	// the host's network, else ModeUser.
+	// ModeDefault is ModeBridge on the default network.
 	ModeDefault Mode = iota
 	// ModeBridge is a namespace of its own, joined to networks.
 	ModeBridge
@@ -24,15 +23,6 @@ const (
 	ModeHost
 	// ModeContainer is the namespace of another container.
 	ModeContainer
-	// ModeUser is a namespace of its own that a program without privileges connects, which
-	// makes all connections as if it had opened them itself: pasta or slirp4netns.
-	ModeUser
-)
-
-// Programs for ModeUser, which are also names that --network takes.
-const (
-	userModePasta = "pasta"
-	userModeSlirp = "slirp4netns"
 )
 
 // Endpoint is the membership of a container in one network.
@@ -49,7 +39,6 @@ type Endpoint struct {
 type Choice struct {
 	Mode      Mode
 	Container string     // of ModeContainer: name or id of the other
-	Program   string     // of ModeUser: "pasta", "slirp4netns", or "" for what is there
 	Endpoints []Endpoint // of ModeBridge
 }
 
@@ -61,8 +50,7 @@ const (
 // ParseNetwork reads what Docker's --network takes, given once or several times:
 // "bridge" or "default", "none", "host", "container:NAME", the name of a network, or
 // "name=NETWORK" followed by "alias=…", "ip=…", "ip6=…" and "mac-address=…", separated by
-// commas. "pasta", "slirp4netns" and "private", which is either, are the networks that
-// need no privileges. No value at all is ModeDefault.
+// commas. No value at all is ModeDefault.
 func ParseNetwork(values []string) (Choice, error) {
 	var c Choice
 	for i, v := range values {
@@ -73,10 +61,6 @@ func ParseNetwork(values []string) (Choice, error) {
 			one.Mode = ModeNone
 		case v == nameHost:
 			one.Mode = ModeHost
-		case v == userModePasta || v == userModeSlirp:
-			one = Choice{Mode: ModeUser, Program: v}
-		case v == namePrivate:
-			one.Mode = ModeUser
 		case strings.HasPrefix(v, nameContainer+":"):
 			one = Choice{Mode: ModeContainer, Container: v[len(nameContainer)+1:]}
 			if err := checkID(one.Container); err != nil {

@@ -23,11 +23,11 @@ func (n *Networks) Detach(ctx context.Context, id string) error {
 		return err
 	}
 	defer lock.Close() //nolint:errcheck // only a lock
-	return n.takeBack(id)
+	return n.takeBack(ctx, id)
 }
 
 // takeBack is called with the lock held. The record goes last.
-func (n *Networks) takeBack(id string) error {
+func (n *Networks) takeBack(ctx context.Context, id string) error {
 	dir := path.Join(dirContainers, id)
 	rec, err := n.record(id)
 	switch {
@@ -38,11 +38,7 @@ func (n *Networks) takeBack(id string) error {
 	}
 	var errs []error
 	if targets := rec.targets(); len(targets) > 0 {
-		fw, err := openFirewall()
-		if err != nil {
-			return err
-		}
-		errs = append(errs, fw.withdraw(id, targets), fw.Close())
+		errs = append(errs, n.withdraw(ctx, id, targets))
 	}
 	for _, m := range rec.Networks {
 		errs = append(errs, n.forgetNames(m, id), n.release(m, id))
@@ -51,6 +47,22 @@ func (n *Networks) takeBack(id string) error {
 		return err
 	}
 	return n.removeAll(dir)
+}
+
+func (n *Networks) withdraw(ctx context.Context, id string, targets []target) error {
+	at, err := n.place(ctx, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // and with it the rules
+	}
+	if err != nil {
+		return err
+	}
+	defer at.Close() //nolint:errcheck // only a handle
+	h, err := openHost(at)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.fw.withdraw(id, targets), h.Close())
 }
 
 func (n *Networks) removeAll(dir string) error {
@@ -79,7 +91,7 @@ func (n *Networks) Sweep(ctx context.Context, alive func(id string) bool) error 
 	peers := make(map[string]bool) // interfaces
 	for _, id := range ids {
 		if !alive(id) {
-			errs = append(errs, n.takeBack(id))
+			errs = append(errs, n.takeBack(ctx, id))
 			continue
 		}
 		rec, err := n.record(id)
@@ -105,7 +117,7 @@ func (n *Networks) Sweep(ctx context.Context, alive func(id string) bool) error 
 	for _, net := range networks {
 		errs = append(errs, n.sweepFiles(net, held))
 	}
-	errs = append(errs, n.sweepHost(networks, peers))
+	errs = append(errs, n.sweepHost(ctx, networks, peers))
 	return errors.Join(errs...)
 }
 
@@ -143,8 +155,16 @@ func (n *Networks) sweepFiles(net *Network, held map[string]bool) error {
 }
 
 // sweepHost removes interfaces and rules that nobody needs.
-func (n *Networks) sweepHost(networks []*Network, peers map[string]bool) error {
-	h, err := openHost()
+func (n *Networks) sweepHost(ctx context.Context, networks []*Network, peers map[string]bool) error {
+	at, err := n.place(ctx, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return n.removeStreet() // what may be left of it
+	}
+	if err != nil {
+		return err
+	}
+	defer at.Close() //nolint:errcheck // only a handle
+	h, err := openHost(at)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil // a kernel without them has had none
 	}
@@ -157,25 +177,39 @@ func (n *Networks) sweepHost(networks []*Network, peers map[string]bool) error {
 		return err
 	}
 	var errs []error
+	members := 0
 	for _, net := range networks {
-		members := 0
-		for _, bridge := range links {
-			if bridge.name != net.Bridge {
-				continue
-			}
-			for _, l := range links {
-				switch {
-				case l.master != bridge.index || l.kind != kindVeth:
-				case peers[l.name]:
-					members++
-				default:
-					errs = append(errs, h.route.deleteLink(l.index))
-				}
-			}
+		k, err := h.sweepBridge(net, links, peers)
+		errs = append(errs, err)
+		members += k
+	}
+	errs = append(errs, h.unused())
+	if members == 0 && !n.owner {
+		errs = append(errs, n.removeStreet())
+	}
+	return errors.Join(errs...)
+}
+
+// sweepBridge removes the interfaces of a network that are nobody's, and its bridge when
+// none is left. It returns how many are.
+func (h *host) sweepBridge(net *Network, links []link, peers map[string]bool) (members int, _ error) {
+	var errs []error
+	for _, bridge := range links {
+		if bridge.name != net.Bridge {
+			continue
 		}
-		if members == 0 {
-			errs = append(errs, h.removeBridge(net))
+		for _, l := range links {
+			switch {
+			case l.master != bridge.index || l.kind != kindVeth:
+			case peers[l.name]:
+				members++
+			default:
+				errs = append(errs, h.route.deleteLink(l.index))
+			}
 		}
 	}
-	return errors.Join(append(errs, h.unused())...)
+	if members == 0 {
+		errs = append(errs, h.removeBridge(net))
+	}
+	return members, errors.Join(errs...)
 }

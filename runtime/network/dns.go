@@ -93,24 +93,12 @@ func (r *responder) close() error {
 	return err
 }
 
-// Serve answers the container's questions for names until the context ends, and returns
-// nil then. It returns at once where there is nothing to serve.
-func (a *Attachment) Serve(ctx context.Context) error {
-	r := a.names
-	if r == nil {
-		return nil
-	}
-	stop := context.AfterFunc(ctx, func() { _ = r.close() }) // ends the loops below
-	defer stop()
-	var loops errgroup.Group
+// serve runs until the context ends.
+func (r *responder) serve(ctx context.Context, loops *errgroup.Group) {
+	context.AfterFunc(ctx, func() { _ = r.close() })
 	limit := make(chan struct{}, maxQuestions)
 	loops.Go(func() error { return r.serveUDP(ctx, limit) })
 	loops.Go(func() error { return r.serveTCP(ctx, limit) })
-	err := loops.Wait()
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
 func (r *responder) serveUDP(ctx context.Context, limit chan struct{}) error {

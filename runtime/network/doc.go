@@ -23,6 +23,8 @@
 //	networks/NAME/next           where the search for a free address begins
 //	networks/NAME/leases/ADDR    one file per address in use, holding a container's id
 //	networks/NAME/names/HOST/ID  who has a name, with the addresses, one a line
+//	street, uplink.json          the namespace of a user without privileges, and what
+//	                             connects it
 //	containers/ID/record.json    what a container was given
 //	containers/ID/hosts          its /etc/hosts
 //	containers/ID/resolv.conf    its /etc/resolv.conf
@@ -31,9 +33,18 @@
 // lock for it. Records of containers are not flushed to disk, because what they speak of
 // does not survive a restart of the machine either; one that is damaged is swept.
 //
+// # Without privileges
+//
+// A user who may not change the host's network has all of this in a namespace of their
+// own, the street, for which they need a user and a mount namespace. Containers reach
+// each other there by address and name as those of root do. pasta or slirp4netns, if one
+// is installed, carries what leaves the street, as connections of that user; without
+// them there is a warning and no way out. Published ports are brought in by
+// [Attachment.Serve].
+//
 // # Published ports
 //
-// A port is published by address translation in the kernel, with no process in between,
+// For root, a port is published by address translation in the kernel, with no process in between,
 // also for connections from the host to 127.0.0.1. For those the bridge has
 // route_localnet set, which alone would let containers reach services that listen on the
 // host's 127.0.0.1: a rule at the very front drops what comes from a bridge with such an

@@ -11,8 +11,8 @@ import (
 )
 
 // hold takes ports of the host for the container, and fills in those that were left
-// open. A port is held by a socket that is bound and never listens: others that want it
-// are told that it is in use, and what is not translated on its way is refused.
+// open. A port is held by a socket, which tells others that it is in use. Where the
+// kernel brings packets in, the socket never sees one.
 func (a *Attachment) hold(ports []PortMapping) ([]PortMapping, error) {
 	var out []PortMapping
 	six := len(a.rec.Networks) > 0 && a.rec.Networks[0].IPv6.IsValid()
@@ -30,7 +30,7 @@ func (a *Attachment) hold(ports []PortMapping) ([]PortMapping, error) {
 			return nil, fmt.Errorf("port %s: the container has no IPv6 address: %w", p, fs.ErrInvalid)
 		}
 		for _, addr := range addrs {
-			f, port, err := bind(p.Protocol, netip.AddrPortFrom(addr, p.HostPort))
+			f, port, err := bind(p.Protocol, netip.AddrPortFrom(addr, p.HostPort), a.n.owner)
 			if errors.Is(err, unix.EADDRINUSE) {
 				return nil, a.n.conflict(&Record{ID: a.rec.ID, Ports: []PortMapping{p}}, err)
 			}
@@ -55,8 +55,9 @@ func bindError(p PortMapping, err error) error {
 	return fmt.Errorf("publish port %s: %w", p, err)
 }
 
-// bind returns a socket with an address, and its port.
-func bind(proto Protocol, at netip.AddrPort) (_ *os.File, _ uint16, err error) {
+// bind returns a socket with an address, and its port. A deaf one takes neither
+// connections nor datagrams.
+func bind(proto Protocol, at netip.AddrPort, deaf bool) (_ *os.File, _ uint16, err error) {
 	kind := unix.SOCK_STREAM
 	if proto == UDP {
 		kind = unix.SOCK_DGRAM
@@ -78,19 +79,30 @@ func bind(proto Protocol, at netip.AddrPort) (_ *os.File, _ uint16, err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
+	if deaf {
+		if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, dropAll()); err != nil {
+			return nil, 0, err
+		}
+	}
 	if domain == unix.AF_INET6 {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return nil, 0, err
 		}
 	}
-	if proto == UDP {
-		// What still arrives is not for anybody: keep as little of it as the kernel lets one.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0); err != nil {
+	if proto == TCP {
+		// Connections of who had the port before may linger. Then only a socket that listens
+		// keeps others out.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return nil, 0, err
 		}
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return nil, 0, err
+	}
+	if proto == TCP {
+		if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+			return nil, 0, err
+		}
 	}
 	if at.Port() != 0 {
 		return f, at.Port(), nil
@@ -106,6 +118,11 @@ func bind(proto Protocol, at netip.AddrPort) (_ *os.File, _ uint16, err error) {
 		return f, uint16(got.Port), nil
 	}
 	return nil, 0, unix.EAFNOSUPPORT
+}
+
+// dropAll is a socket filter of one instruction: keep 0 bytes of a packet.
+func dropAll() *unix.SockFprog {
+	return &unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
 }
 
 // conflict names who has one of the ports of a record.

@@ -16,23 +16,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is the network namespace in which bridges and rules are: that of the thread that
-// opened it.
+// host is the network namespace in which bridges and rules are.
 type host struct {
+	at    place
 	route *routeConn
 	fw    *firewall
 }
 
-func openHost() (*host, error) {
-	route, err := openRoute()
+func openHost(at place) (*host, error) {
+	h := &host{at: at}
+	err := h.inside(func() (err error) {
+		if h.route, err = openRoute(); err != nil {
+			return err
+		}
+		if h.fw, err = openFirewall(); err != nil {
+			return errors.Join(err, h.route.Close())
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	fw, err := openFirewall()
-	if err != nil {
-		return nil, errors.Join(err, route.Close())
+	return h, nil
+}
+
+// inside calls f on a thread in the namespace.
+func (h *host) inside(f func() error) error {
+	if h.at == nil {
+		return f()
 	}
-	return &host{route, fw}, nil
+	return inNamespace(h.at, f)
 }
 
 func (h *host) Close() error { return errors.Join(h.fw.Close(), h.route.Close()) }
@@ -137,14 +150,20 @@ func (h *host) makeBridge(net *Network) (int, error) {
 	} else {
 		settings = append(settings, [2]string{conf6 + "disable_ipv6", "1"})
 	}
-	for _, s := range settings {
-		err := setSysctl(s[0], s[1])
-		if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s[0], "net/ipv6/") && !net.IPv6.IsValid() {
-			continue // a kernel without IPv6
+	err = h.inside(func() error {
+		for _, s := range settings {
+			err := setSysctl(s[0], s[1])
+			if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s[0], "net/ipv6/") && !net.IPv6.IsValid() {
+				continue // a kernel without IPv6
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return 0, err
-		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
 	addresses := []netip.Prefix{netip.PrefixFrom(net.Gateway4, net.IPv4.Bits())}
 	if net.IPv6.IsValid() {

@@ -287,10 +287,14 @@ const (
 	impatience = time.Second / 4
 )
 
-// ask returns what an address answers, asked from a namespace.
+// ask returns what an address answers, asked from a namespace; nil is the own one.
 func ask(ns *os.File, protocol, addr string, wait time.Duration) (string, error) {
 	var answer []byte
-	err := inNamespace(ns, func() error {
+	in := inNamespace
+	if ns == nil {
+		in = func(_ *os.File, f func() error) error { return f() }
+	}
+	err := in(ns, func() error {
 		c, err := net.DialTimeout(protocol, addr, wait)
 		if err != nil {
 			return err

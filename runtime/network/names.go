@@ -18,7 +18,6 @@ const (
 	nameNone      = "none"
 	nameHost      = "host"
 	nameDefault   = "default"
-	namePrivate   = "private"
 	nameContainer = "container"
 )
 
@@ -51,7 +50,7 @@ func checkNetworkName(s string) error {
 // checkNewName is checkNetworkName for a network that is to be made.
 func checkNewName(s string) error {
 	switch s {
-	case nameNone, nameHost, nameDefault, namePrivate, nameContainer, userModePasta, userModeSlirp:
+	case nameNone, nameHost, nameDefault, nameContainer:
 		return fmt.Errorf("network %q: the name has a meaning of its own: %w", s, fs.ErrInvalid)
 	}
 	return checkNetworkName(s)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,9 +27,10 @@ var ErrInUse = fmt.Errorf("network has members: %w", fs.ErrExist)
 // Networks are the networks of one directory. It may be used by several goroutines, and
 // the directory by several processes.
 type Networks struct {
-	root *os.Root
-	dir  string
-	o    Options
+	root  *os.Root
+	dir   string
+	owner bool // the network of this process may be changed
+	o     Options
 }
 
 // Options are settings of [Open].
@@ -52,11 +54,19 @@ func Open(dir string, o Options) (*Networks, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make directory of networks: %w", err)
 	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory of networks: %w", err)
+	}
+	owner, err := ownsNetwork()
+	if err != nil {
+		return nil, err
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open directory of networks: %w", err)
 	}
-	n := &Networks{root: root, dir: dir, o: o}
+	n := &Networks{root: root, dir: dir, owner: owner, o: o}
 	for _, d := range []string{dirNetworks, dirContainers} {
 		// Others may pass through: a container's files are read from within it.
 		if err := root.Mkdir(d, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -317,12 +327,7 @@ func (n *Networks) Remove(ctx context.Context, name string) error {
 	if len(members) > 0 {
 		return fmt.Errorf("network %q: %w", net.Name, ErrInUse)
 	}
-	h, err := openHost()
-	if err != nil {
-		return err
-	}
-	err = h.removeBridge(net)
-	if err := errors.Join(err, h.Close()); err != nil {
+	if err := n.removeBridge(ctx, net); err != nil {
 		return err
 	}
 	// The record last but one: without it the rest is no network.
@@ -334,6 +339,22 @@ func (n *Networks) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("remove network %q: %w", net.Name, err)
 	}
 	return nil
+}
+
+func (n *Networks) removeBridge(ctx context.Context, net *Network) error {
+	at, err := n.place(ctx, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer at.Close() //nolint:errcheck // only a handle
+	h, err := openHost(at)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.removeBridge(net), h.Close())
 }
 
 // Prune removes all networks without members but the default one, and returns their

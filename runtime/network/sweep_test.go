@@ -106,7 +106,7 @@ func (w *world) wantOnly(t *testing.T, a *Attachment) {
 			t.Errorf("%s holds %v, %v; want %v", dir, got, err, want)
 		}
 	}
-	h, err := openHost()
+	h, err := openHost(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
