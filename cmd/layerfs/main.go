@@ -71,10 +71,22 @@ func printError(w io.Writer, err error) {
 	}
 	seen := map[string]bool{}
 	for _, e := range split(err) {
-		if text := e.Error(); !seen[text] {
+		if text := once(e.Error()); !seen[text] {
 			seen[text] = true
 			fmt.Fprintf(w, "layerfs: %s\n", text)
 		}
+	}
+}
+
+// once cuts the end of an error that names its class twice, because something below is of
+// the same class.
+func once(text string) string {
+	for {
+		i := strings.LastIndex(text, ": ")
+		if i < 0 || !strings.HasSuffix(text[:i], text[i:]) {
+			return text
+		}
+		text = text[:i]
 	}
 }
 
