@@ -20,8 +20,9 @@ import (
 type LoadOptions struct {
 	// Name is for images whose archive gives them no whole name: its repository for
 	// one with a tag only (as skopeo and umoci write them), all of it for the only
-	// image of an archive that has no name at all. Without it, a tag alone is taken
-	// for a name, and an image without a name is kept unnamed.
+	// image of an archive when that has no name at all, or a tag only and Name has one
+	// too. Without it, a tag alone is taken for a name, and an image without a name is
+	// kept unnamed.
 	Name reference.Reference
 	// Platform to take from an image of several; that of this machine when nil.
 	Platform *ocispec.Platform

@@ -530,3 +530,39 @@ func TestLoadMultiArch(t *testing.T) {
 		})
 	}
 }
+
+// TestLoadUnderAnotherName loads layouts whose images have a tag only.
+func TestLoadUnderAnotherName(t *testing.T) {
+	f, g := newFixture("one", "amd64", compress.Gzip), newFixture("two", "amd64", compress.Gzip)
+	one := newLayout()
+	one.name(one.image(f), "org.opencontainers.image.ref.name", "latest")
+	two := newLayout()
+	two.name(two.image(f), "org.opencontainers.image.ref.name", "latest")
+	two.name(two.image(g), "org.opencontainers.image.ref.name", "v2")
+	whole := newLayout()
+	whole.name(whole.image(f), "org.opencontainers.image.ref.name", "me/one:v1")
+	for _, c := range []struct {
+		layout     *layout
+		name, want string
+	}{
+		{one, "foo", "foo:latest"},
+		{one, "foo:zstd", "foo:zstd"},
+		{two, "foo:zstd", "foo:latest foo:v2"}, // one tag cannot name both
+		{whole, "foo:zstd", "me/one:v1"},
+	} {
+		w := newWorld(t)
+		all, err := loadFile(t, w, pack(c.layout.files(), false), LoadOptions{Name: ref(c.name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, l := range all {
+			for _, n := range l.Names {
+				names = append(names, n.Familiar())
+			}
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("load as %s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

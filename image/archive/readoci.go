@@ -80,7 +80,7 @@ func (p *plan) layoutEntries(all []ocispec.Descriptor) ([]layoutEntry, error) {
 			p.opts.Logger.Info("not an image, left out", "digest", d.Digest, "media_type", d.MediaType)
 			continue
 		}
-		name, ok := p.layoutName(d)
+		name, ok := p.layoutName(d, len(all) == 1)
 		if !ok {
 			entries = append(entries, layoutEntry{descriptor: d})
 			continue
@@ -114,8 +114,9 @@ func distinct(all []ocispec.Descriptor) bool {
 }
 
 // layoutName is the name of an entry of index.json: what containerd and Docker note,
-// else the reference name of OCI, which may be a whole name or a tag.
-func (p *plan) layoutName(d ocispec.Descriptor) (reference.Reference, bool) {
+// else the reference name of OCI, which may be a whole name or a tag. A lone entry is that
+// of the only image.
+func (p *plan) layoutName(d ocispec.Descriptor, lone bool) (reference.Reference, bool) {
 	if whole := d.Annotations[image.AnnotationImageName]; whole != "" {
 		if r, err := reference.ParseTagged(whole); err == nil {
 			return r.WithoutTag(), true
@@ -126,6 +127,9 @@ func (p *plan) layoutName(d ocispec.Descriptor) (reference.Reference, bool) {
 		return reference.Reference{}, false
 	}
 	if !strings.ContainsAny(name, "/:@") && !p.opts.Name.IsZero() {
+		if lone && p.opts.Name.Tag() != "" {
+			return p.opts.Name, true
+		}
 		if r, err := p.opts.Name.WithTag(name); err == nil {
 			return r, true
 		}
