@@ -65,13 +65,47 @@ func (u *union) open(p tree.Path, ino *tree.Inode) (*os.File, error) {
 		if !ok {
 			continue
 		}
-		f, err := openUpperFile(int(l.dir.Fd()), l.path)
+		dir, name := l.path.Split()
+		fd, err := u.last.enter(l.dir, dir)
+		var f *os.File
+		if err == nil {
+			f, err = openUpperFile(fd, name)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("open content of %s: %w", p.Abs(), err)
 		}
 		return f, nil
 	}
 	return nil, fmt.Errorf("content of %s: %w", p.Abs(), fs.ErrNotExist)
+}
+
+// lastDir is the directory in which a file was opened last: the next is mostly beside it.
+// The zero lastDir is none.
+type lastDir struct {
+	top  *os.File // upper directory
+	path tree.Path
+	fd   int
+}
+
+// enter returns a handle of the directory at p below top, good until the next call.
+func (l *lastDir) enter(top *os.File, p tree.Path) (int, error) {
+	if l.top == top && l.path == p {
+		return l.fd, nil
+	}
+	l.close()
+	fd, err := openUpperDir(int(top.Fd()), p)
+	if err != nil {
+		return -1, err
+	}
+	*l = lastDir{top: top, path: p, fd: fd}
+	return fd, nil
+}
+
+func (l *lastDir) close() {
+	if l.top != nil {
+		_ = unix.Close(l.fd) // only a path
+	}
+	*l = lastDir{}
 }
 
 func openDir(path string) (*os.File, error) {

@@ -19,6 +19,7 @@ import (
 // an image of any size stay cheap.
 type union struct {
 	sources []source // top first
+	last    lastDir
 }
 
 // source is one layer of a union: a tree image, or an upper in memory.
@@ -359,6 +360,7 @@ func (u *union) followed(p tree.Path) (found, tree.Path, error) {
 
 // close releases the images and the handles of the uppers.
 func (u *union) close() error {
+	u.last.close()
 	var errs []error
 	for i := range u.sources {
 		if im := u.sources[i].image; im != nil {

@@ -289,34 +289,45 @@ func readXattr(get func([]byte) (int, error)) (string, error) {
 	}
 }
 
-// openUpperFile opens the regular file at p below the directory handle dirfd, one
-// component at a time and following nothing. A container may go on changing the upper:
-// what has become something else is refused unopened, since to open a device acts on it.
-func openUpperFile(dirfd int, p tree.Path) (*os.File, error) {
-	cur, err := unix.Openat(dirfd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openUpperDir opens the directory at p below the directory handle dirfd as a path only,
+// one component at a time and following nothing.
+func openUpperDir(dirfd int, p tree.Path) (int, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	cur, err := unix.Openat(dirfd, ".", flags, 0)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	var name string
 	for p != "" {
+		var name string
 		name, p = p.Cut()
-		next, err := unix.Openat(cur, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		next, err := unix.Openat(cur, name, flags, 0)
 		_ = unix.Close(cur)
 		if err != nil {
-			return nil, fmt.Errorf("open upper %s: %w", name, err)
+			return -1, fmt.Errorf("open upper %s: %w", name, err)
 		}
 		cur = next
 	}
-	defer func() { _ = unix.Close(cur) }()
+	return cur, nil
+}
+
+// openUpperFile opens the regular file called name in the directory behind dirfd. A
+// container may go on changing the upper: what has become something else is refused
+// unopened, since to open a device acts on it.
+func openUpperFile(dirfd int, name string) (*os.File, error) {
+	at, err := unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open upper %s: %w", name, err)
+	}
+	defer func() { _ = unix.Close(at) }()
 	var st unix.Stat_t
-	if err := unix.Fstat(cur, &st); err != nil {
+	if err := unix.Fstat(at, &st); err != nil {
 		return nil, fmt.Errorf("stat upper %s: %w", name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("upper %s is no regular file any more: %w", name, fs.ErrInvalid)
 	}
 	// A magic link: it leads to the very inode that was looked at.
-	fd, err := unix.Open(procFD(cur), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(procFD(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open upper %s: %w", name, err)
 	}
