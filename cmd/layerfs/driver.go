@@ -144,13 +144,19 @@ func (a *app) openMount(ctx context.Context, s *snapshot.Store, candidates []can
 // one that concerns all of them.
 func (a *app) tryDriver(ctx context.Context, s *snapshot.Store, d unionfs.Driver, key snapshot.Key, opts unionfs.Options) (m unionfs.Mount, tried, fatal error) {
 	// A stack of several trees needs more of the kernel than a single one.
+	trees := 0
 	for _, single := range []bool{false, true} {
 		layers, err := s.Mounts(ctx, key, snapshot.MountOptions{Single: single})
 		if err != nil {
 			return nil, nil, err
 		}
-		if single && len(layers.Lower) < 2 {
+		if single && trees < 2 {
 			break // it was a single tree already
+		}
+		for _, l := range layers.Lower {
+			if l.Tree != "" {
+				trees++
+			}
 		}
 		if m, tried = d.Open(ctx, layers, opts); tried == nil {
 			return m, nil, nil
