@@ -10,23 +10,30 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 func newDemoCmd(a *app) *cobra.Command {
 	var keep bool
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Walk through load, mount, change, diff, commit, run and save with an image made here",
 		Long: `Demo makes an image from this machine's own shell and a few tools, with the libraries
 that they need, and takes it through the main commands in a store of its own, saying
-what it does and how long each step took. It downloads nothing. Mounting needs root.`,
+what it does and how long each step took. It downloads nothing. An ordinary user's demo
+runs where "layerfs unshare" leads.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDemo(cmd.Context(), keep) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDemo(cmd.Context(), dir, keep) },
 	}
+	const dirFlag = "dir"
+	cmd.Flags().StringVar(&dir, dirFlag, "", "where to work; it is there already")
+	cobra.CheckErr(cmd.Flags().MarkHidden(dirFlag)) // for the demo itself, when it goes on inside a namespace
 	cmd.Flags().BoolVar(&keep, "keep", false, "keep the demo's store and files")
 	return cmd
 }
@@ -37,13 +44,24 @@ type demo struct {
 	dir string
 }
 
-func (a *app) runDemo(ctx context.Context, keep bool) (err error) {
-	a.catchSignals()
-	dir, err := os.MkdirTemp("", "layerfs-demo-")
-	if err != nil {
-		return err
+func (a *app) runDemo(ctx context.Context, dir string, keep bool) (err error) {
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "layerfs-demo-"); err != nil {
+			return err
+		}
 	}
 	d := &demo{app: a, dir: dir}
+	if os.Geteuid() != 0 {
+		a.root = d.path("store")
+		a.args = append(slices.Clone(a.args), "--dir", dir)
+		err := a.enter()
+		var exit *exitError
+		if errors.As(err, &exit) {
+			return err
+		}
+		d.say("Mounting needs root, or a user namespace, which is not to be had here: %v", err)
+	}
+	a.catchSignals()
 	defer func() {
 		if keep {
 			fmt.Fprintf(a.stdout, "\nKept in %s; look around with: layerfs --root %s images\n", dir, d.path("store"))
@@ -120,7 +138,7 @@ func (d *demo) walk(ctx context.Context) error {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		d.say("\nMounting with the kernel's overlayfs needs root: run the demo as root for the rest.")
+		d.say("\nThe rest mounts: run the demo as root for it.")
 		return nil
 	}
 	return d.mounted(ctx)
@@ -166,11 +184,15 @@ func (d *demo) mounted(ctx context.Context) (err error) {
 }
 
 func (d *demo) change(mnt string) error {
-	return errors.Join(
+	err := os.Rename(filepath.Join(mnt, "etc"), filepath.Join(mnt, "settings"))
+	if errors.Is(err, unix.EXDEV) {
+		d.say("(In a user namespace overlayfs renames no directory of an image; mv copies it.)")
+		err = nil
+	}
+	return errors.Join(err,
 		os.WriteFile(filepath.Join(mnt, "hello.txt"), []byte("Hello from a layer of its own.\n"), 0o644),
 		os.Chmod(filepath.Join(mnt, "usr/bin/cat"), 0o700),
 		os.Remove(filepath.Join(mnt, "usr/bin/mv")),
-		os.Rename(filepath.Join(mnt, "etc"), filepath.Join(mnt, "settings")),
 	)
 }
 

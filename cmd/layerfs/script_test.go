@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/layerfs/layerfs/internal/testenv"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +45,7 @@ func TestScript(t *testing.T) {
 			e.Setenv(asProgram, "1")
 			e.Setenv("LAYERFS_ROOT", filepath.Join(e.WorkDir, "store"))
 			e.Setenv("SOURCE_DATE_EPOCH", "")
+			e.Defer(func() { cleanAsUser(t, e) })
 			e.Defer(func() {
 				for _, dir := range mountsBelow(t, e.WorkDir) {
 					t.Errorf("the script left a mount on %s", dir)
@@ -69,6 +71,45 @@ func TestScript(t *testing.T) {
 			"flip":  scriptFlip,
 		},
 	})
+}
+
+// TestScriptInNamespace runs all scripts as the root of an ordinary user's namespace:
+// what they show of root's layerfs, they show of it there.
+func TestScriptInNamespace(t *testing.T) {
+	testenv.Rootless(t)
+	if !mayUnshare() {
+		t.Skip("needs user namespaces for ordinary users, and /dev/fuse")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "unshare", "env", "-u", asProgram, self, "-test.run=^TestScript$", "-test.v")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "LAYERFS_ROOT="+place(t))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestScript/mount") {
+		t.Errorf("%v:\n| %s", err, strings.ReplaceAll(string(out), "\n", "\n| "))
+	}
+}
+
+// cleanAsUser removes the store of a script of an ordinary user, who owns what is in it
+// inside their namespace only.
+func cleanAsUser(t testing.TB, e *testscript.Env) {
+	t.Helper()
+	store := filepath.Join(e.WorkDir, "store")
+	if _, err := os.Stat(filepath.Join(store, "locks", "userns")); err != nil || os.Geteuid() == 0 {
+		return
+	}
+	cmd := exec.Command("layerfs", "unshare", "rm", "-rf", store)
+	self, err := os.Executable()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	cmd.Path, cmd.Err, cmd.Env, cmd.Dir = self, nil, e.Vars, e.WorkDir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("remove the script's store: %v: %s", err, out)
+	}
 }
 
 // mayUnshare reports whether this user may make user namespaces and use FUSE.

@@ -418,8 +418,10 @@ type trimmer struct {
 	calls int
 }
 
-// trimEvery is how many requests, which touch a page or a few each, come between.
-const trimEvery = 2048
+// trimEvery is how many requests come between. Each touches a page or a few, and the
+// kernel maps sixteen around each page that is touched, so no more than some 10 MiB are
+// mapped at a time.
+const trimEvery = 128
 
 func (t *trimmer) count() {
 	t.mu.Lock()
