@@ -9,7 +9,7 @@ func againLine(ctx context.Context, b *bench) error {
 		return err
 	}
 	for _, f := range all {
-		if err := b.disk.fresh(ctx); err != nil {
+		if err := b.fresh(ctx); err != nil {
 			return err
 		}
 		load := b.lfs("load", "-q", "-i", f.input)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,7 +82,10 @@ func (d *disk) fresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.mount()
+	if err := d.mount(); err != nil {
+		return err
+	}
+	return os.Mkdir(d.path("tmp"), 0o1777)
 }
 
 func (d *disk) mount() error {
@@ -108,6 +113,37 @@ func (d *disk) cold() error {
 		return err
 	}
 	return d.mount()
+}
+
+// sync waits until the file system has written everything.
+func (d *disk) sync() error {
+	if !d.up {
+		return nil
+	}
+	dir, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+}
+
+// written returns how many bytes have been written to the device so far.
+func (d *disk) written() (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.device.Fd()), &st); err != nil {
+		return 0, err
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	if err != nil {
+		return 0, err
+	}
+	// The seventh field is sectors of 512 bytes, see the kernel's block/stat.rst.
+	f := strings.Fields(string(data))
+	if len(f) < 7 {
+		return 0, fmt.Errorf("%q is no block/stat", data)
+	}
+	n, err := strconv.ParseInt(f[6], 10, 64)
+	return n * 512, err
 }
 
 // used returns how many bytes are allocated, once everything is written.

@@ -11,7 +11,7 @@ func durableLine(ctx context.Context, b *bench) error {
 	}
 	for _, f := range all[:2] {
 		with := func(name string, flags ...string) contender {
-			return contender{name: f.name + ": " + name, prepare: b.disk.fresh, args: func() []string {
+			return contender{name: f.name + ": " + name, prepare: b.fresh, args: func() []string {
 				return b.tool("bench/ingest", append(append(flags, b.disk.path("store")), f.layers...)...)
 			}}
 		}

@@ -7,12 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
-	"syscall"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerfs/layerfs/bench/report"
 )
 
 type options struct {
@@ -20,24 +18,27 @@ type options struct {
 	dir     string
 	gib     int64
 	out     string
+	record  bool
 	layerfs string
 	form    string
+	only    *regexp.Regexp
+	with    []string // peers to measure, nil for all
 }
 
 // bench is what the lines share.
 type bench struct {
 	options
-	disk   *disk
-	work   string // directory for programs and made-up images, removed at the end
-	line   string
-	report report
+	disk    *disk
+	work    string // directory for programs and made-up images, removed at the end
+	group   group
+	perf    bool // perf can count system calls
+	strace  bool
+	engines []engine
+	report  recorder
 }
 
 func newBench(ctx context.Context, o options) (_ *bench, err error) {
-	b := &bench{options: o}
-	if b.report.Machine, err = describeMachine(ctx); err != nil {
-		return nil, err
-	}
+	b := &bench{options: o, group: joinGroup(os.Getenv(groupName))}
 	if b.work, err = os.MkdirTemp(o.dir, "layerfs-bench-"); err != nil {
 		return nil, err
 	}
@@ -46,21 +47,45 @@ func newBench(ctx context.Context, o options) (_ *bench, err error) {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	for _, p := range []string{"cmd/layerfs", "bench/floor", "bench/ingest", "bench/readtree", "bench/empty"} {
+	for _, p := range []string{"cmd/layerfs", "bench/floor", "bench/ingest", "bench/exercise", "bench/same", "bench/rawmount", "bench/empty"} {
 		if err := b.build(ctx, p); err != nil {
 			return nil, err
 		}
 	}
-	b.disk, err = newDisk(b.work, o.gib<<30)
+	_, err = run(ctx, []string{"perf", "stat", "-e", "raw_syscalls:sys_enter", "-o", os.DevNull, "true"})
+	b.perf = err == nil
+	_, err = exec.LookPath("strace")
+	b.strace = err == nil
+	if b.disk, err = newDisk(b.work, o.gib<<30); err != nil {
+		return nil, err
+	}
+	// Large files that are unpacked on the way belong to the work: to the measured disk.
+	if err := os.Setenv("TMPDIR", b.disk.path("tmp")); err != nil {
+		return nil, err
+	}
+	b.engines, err = b.findEngines(ctx)
 	return b, err
 }
 
 func (b *bench) close() error {
 	var err error
 	if b.disk != nil {
-		err = b.disk.close()
+		err = errors.Join(b.downAll(context.Background()), b.disk.close())
 	}
 	return errors.Join(err, os.RemoveAll(b.work))
+}
+
+// measure runs a line and writes what it measured, so that an interrupted run has all
+// lines that were complete.
+func (b *bench) measure(ctx context.Context, l line) error {
+	if err := b.report.begin(ctx, l); err != nil {
+		return err
+	}
+	err := errors.Join(l.run(ctx, b), b.downAll(ctx))
+	if err != nil {
+		return err
+	}
+	return b.report.end(b.out, b.record)
 }
 
 // build compiles one program of this module as the Makefile does.
@@ -89,97 +114,30 @@ func (b *bench) tool(pkg string, args ...string) []string {
 }
 
 // lfs is a layerfs command line on the store in the measured file system.
-func (b *bench) lfs(args ...string) []string { return b.lfsOn("store", args...) }
-
-func (b *bench) lfsOn(store string, args ...string) []string {
-	return b.tool("cmd/layerfs", append([]string{"--root", b.disk.path(store)}, args...)...)
+func (b *bench) lfs(args ...string) []string {
+	return b.tool("cmd/layerfs", append([]string{"--root", b.disk.path("store")}, args...)...)
 }
 
-// sample is what one run of a process cost, its waited-for children included.
-type sample struct {
-	Wall   float64 `json:"wall_seconds"`
-	User   float64 `json:"user_seconds"`
-	System float64 `json:"system_seconds"`
-	// RSS is the peak of resident memory. The kernel counts what this program had when
-	// it started the process, so lines must not hold much.
-	RSS int64 `json:"peak_resident_bytes"`
-	// RChar is how many bytes it asked the kernel to read, without its children.
-	RChar int64 `json:"read_bytes"`
-	// Calls is how many system calls it made, 0 where that was not counted.
-	Calls int64 `json:"system_calls,omitempty"`
+// fresh ends what peers run and mounts a new, empty file system.
+func (b *bench) fresh(ctx context.Context) error {
+	return errors.Join(b.downAll(ctx), b.disk.fresh(ctx))
 }
 
-func (s sample) cpu() float64 { return s.User + s.System }
-
-// run runs a command to its end and measures it.
-func run(ctx context.Context, args []string) (sample, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGINT) }
-	cmd.WaitDelay = 30 * time.Second
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return sample{}, err
-	}
-	// What /proc knows of it can be read as long as nobody has waited for it.
-	var ended unix.Siginfo
-	for {
-		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &ended, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	s := sample{Wall: time.Since(start).Seconds(), RChar: readChars(cmd.Process.Pid)}
-	if err := cmd.Wait(); err != nil {
-		return s, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	s.User, s.System = cmd.ProcessState.UserTime().Seconds(), cmd.ProcessState.SystemTime().Seconds()
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.RSS = u.Maxrss << 10
-	}
-	return s, nil
-}
-
-func readChars(pid int) int64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
-	if err != nil {
-		return 0
-	}
-	first, _, _ := strings.Cut(string(data), "\n")
-	n, _ := strconv.ParseInt(strings.TrimPrefix(first, "rchar: "), 10, 64)
-	return n
-}
-
-// countCalls runs a command under strace, unmeasured, and returns how many system calls
-// it made; 0 where there is no strace.
-func (b *bench) countCalls(ctx context.Context, args []string) (int64, error) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		return 0, nil // the figure stays away
-	}
-	log := filepath.Join(b.work, "strace")
-	if _, err := run(ctx, append([]string{"strace", "-f", "-c", "-q", "-o", log}, args...)); err != nil {
-		return 0, err
-	}
-	data, err := os.ReadFile(log)
-	if err != nil {
-		return 0, err
-	}
-	for l := range strings.Lines(string(data)) {
-		f := strings.Fields(l)
-		if len(f) >= 4 && f[len(f)-1] == "total" {
-			return strconv.ParseInt(f[3], 10, 64)
-		}
-	}
-	return 0, errors.New("strace printed no total")
-}
-
-// contender is one way to do a piece of work.
+// contender is one way to do a piece of work. The kind is by default layerfs for names
+// that begin with it, and else another way.
 type contender struct {
 	name    string
+	kind    report.Kind
+	version string
+	absent  string // why it cannot do this work: then nothing else is used
+	aside   bool   // processes that are not its children do part of the work
+	disk    bool   // by how much it fills the file system is of interest
+
 	prepare func(ctx context.Context) error // before each turn, not measured; may be nil
-	args    func() []string
+	args    func() []string                 // the work as one command
+	steps   func() [][]string               // or as several, one after another
 	check   func(ctx context.Context) error // after each turn, not measured; may be nil
+	verify  func(ctx context.Context) error // after the first turn, before check: a thorough one; may be nil
 }
 
 // command is a contender without preparation.
@@ -187,46 +145,119 @@ func command(name string, args ...string) contender {
 	return contender{name: name, args: func() []string { return args }}
 }
 
-// inTurns runs the contenders in turns, one turn that does not count and then rounds
-// that do, and records a result for each. Every second round goes backwards.
-func (b *bench) inTurns(ctx context.Context, rounds int, cs ...contender) ([]*result, error) {
-	results := make([]*result, len(cs))
-	for i, c := range cs {
-		results[i] = &result{Line: b.line, Name: c.name}
+func (c contender) commands() [][]string {
+	if c.steps != nil {
+		return c.steps()
 	}
-	for round := range rounds + 1 {
+	return [][]string{c.args()}
+}
+
+func (c contender) entry() *report.Entry {
+	e := &report.Entry{Name: c.name, Kind: c.kind, Version: c.version, Absent: c.absent}
+	if e.Kind == "" {
+		e.Kind = report.Other
+		if strings.Contains(c.name, "layerfs") {
+			e.Kind = report.Layerfs
+		}
+	}
+	return e
+}
+
+// inTurns is [bench.compete] by wall time in the line's only work.
+func (b *bench) inTurns(ctx context.Context, rounds int, cs ...contender) ([]*report.Entry, error) {
+	return b.compete(ctx, report.Work{Name: b.report.line.Title, Judge: report.Wall}, rounds, cs...)
+}
+
+// wanted reports whether a piece of work is to be done.
+func (b *bench) wanted(name string) bool { return b.only == nil || b.only.MatchString(name) }
+
+// compete runs the contenders in turns: one turn that does not count and in which results
+// are verified, then rounds that do, then one in which system calls are counted. Every
+// second round goes backwards. A peer that fails is from then on absent, with the reason;
+// any other failure is an error. Entries are in the order of the contenders.
+func (b *bench) compete(ctx context.Context, w report.Work, rounds int, cs ...contender) ([]*report.Entry, error) {
+	w.Entries = make([]*report.Entry, len(cs))
+	for i, c := range cs {
+		w.Entries[i] = c.entry()
+	}
+	for round := range rounds + 2 {
 		for i := range cs {
 			if round%2 == 1 {
 				i = len(cs) - 1 - i
 			}
-			s, err := turn(ctx, cs[i])
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", cs[i].name, err)
+			e := w.Entries[i]
+			if e.Absent != "" {
+				continue
 			}
-			if round > 0 {
-				results[i].Samples = append(results[i].Samples, s)
+			err := b.turn(ctx, cs[i], e, round == 0, round > rounds)
+			if err == nil {
+				continue
 			}
+			err = fmt.Errorf("%s: %w", cs[i].name, err)
+			if e.Kind != report.Peer || ctx.Err() != nil {
+				return nil, err
+			}
+			e.Absent, e.Samples = "failed: "+lastLine(err), nil
+			fmt.Println("  failed:", err)
 		}
 	}
-	for _, r := range results {
-		b.report.add(r)
-	}
-	return results, nil
+	b.report.add(&w)
+	return w.Entries, nil
 }
 
-func turn(ctx context.Context, c contender) (s sample, err error) {
+func lastLine(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	const most = 200
+	last := strings.TrimSpace(lines[len(lines)-1])
+	return last[max(0, len(last)-most):]
+}
+
+// turn is one turn of a contender: the first, one that counts, or one that counts calls.
+func (b *bench) turn(ctx context.Context, c contender, e *report.Entry, first, calls bool) (err error) {
+	if calls && c.disk {
+		return nil // too long to run under a tracer for this
+	}
 	if c.prepare != nil {
 		if err := c.prepare(ctx); err != nil {
-			return s, fmt.Errorf("prepare: %w", err)
+			return fmt.Errorf("prepare: %w", err)
 		}
 	}
-	if s, err = run(ctx, c.args()); err != nil {
-		return s, err
+	var s report.Sample
+	switch {
+	case calls:
+		if e.Calls, err = b.countCalls(ctx, c.commands(), c.aside); err != nil {
+			return err
+		}
+	default:
+		var before int64
+		if c.disk {
+			if before, err = b.disk.used(); err != nil {
+				return err
+			}
+		}
+		if s, err = b.measured(ctx, c.commands(), c.aside); err != nil {
+			return err
+		}
+		if c.disk {
+			after, err := b.disk.used()
+			if err != nil {
+				return err
+			}
+			s.Disk = after - before
+		}
+	}
+	if first && c.verify != nil {
+		if err := c.verify(ctx); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
 	}
 	if c.check != nil {
 		if err := c.check(ctx); err != nil {
-			return s, fmt.Errorf("check: %w", err)
+			return fmt.Errorf("check: %w", err)
 		}
 	}
-	return s, nil
+	if !first && !calls {
+		e.Samples = append(e.Samples, s)
+	}
+	return nil
 }

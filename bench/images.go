@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,7 +12,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/layerfs/layerfs/internal/testimage"
 )
@@ -19,9 +22,98 @@ import (
 // form is one way in which a real image comes, with its layers as files.
 type form struct {
 	name   string
-	input  string   // for load
+	input  string   // for load: a file or a directory
 	layers []string // bottom first, compressed or not
 }
+
+// archive is a form of an image as one file, which every engine is given.
+type archive struct {
+	image, form string
+	ref         string // the name that it gives the image
+	file        string
+	layers      []string // the same layers as files
+	extracted   string   // directory with what the layers extract to
+}
+
+// archive returns an image in a form as a file, and makes it when it is not there yet.
+// Layouts become archives in the directory of this run.
+func (b *bench) archive(ctx context.Context, image, name string) (archive, error) {
+	all, err := forms(ctx, image)
+	if err != nil {
+		return archive{}, err
+	}
+	a := archive{image: image, form: name, ref: "example.org/" + image + ":latest"}
+	for _, f := range all {
+		if f.name == name {
+			a.file, a.layers = f.input, f.layers
+		}
+	}
+	if a.extracted, err = testimage.BuildExtracted(ctx, image); err != nil {
+		return a, err
+	}
+	if name == "docker-archive" {
+		return a, nil
+	}
+	layout := a.file
+	a.file = filepath.Join(b.work, image+"-"+name+".tar")
+	if _, err := os.Stat(a.file); err == nil {
+		return a, nil
+	}
+	return a, packLayout(layout, a.file, a.ref)
+}
+
+// packLayout writes an OCI layout with one image as an archive in which the image has a
+// full name, in the two ways in which engines look for one.
+func packLayout(layout, file, ref string) (err error) {
+	var x index
+	if err := readJSON(filepath.Join(layout, "index.json"), &x); err != nil {
+		return err
+	}
+	x.Manifests[0].Annotations = map[string]string{"org.opencontainers.image.ref.name": ref, "io.containerd.image.name": ref}
+	doc, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	t := tar.NewWriter(f)
+	add := func(name string, r io.Reader, size int64) error {
+		if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}); err != nil {
+			return err
+		}
+		_, err := io.Copy(t, r)
+		return err
+	}
+	err = errors.Join(
+		add("oci-layout", strings.NewReader(layoutVersion), int64(len(layoutVersion))),
+		add("index.json", bytes.NewReader(doc), int64(len(doc))))
+	if err != nil {
+		return err
+	}
+	blobs, err := filepath.Glob(filepath.Join(layout, "blobs", "sha256", "*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range blobs {
+		blob, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		info, err := blob.Stat()
+		if err == nil {
+			err = add("blobs/sha256/"+filepath.Base(name), blob, info.Size())
+		}
+		if err := errors.Join(err, blob.Close()); err != nil {
+			return err
+		}
+	}
+	return t.Close()
+}
+
+const layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
 
 // forms returns the forms of one of the images of internal/testimage, making what is
 // not there yet.
@@ -144,7 +236,7 @@ func madeUp(layout, name string, layers, files int) error {
 	if err := os.WriteFile(filepath.Join(layout, "index.json"), x, 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)
+	return os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(layoutVersion), 0o644)
 }
 
 // putBlob writes a blob of a layout without holding it in memory.
@@ -164,6 +256,25 @@ func putBlob(layout, mediaType string, write func(w io.Writer) error) (_ descrip
 	}
 	d := descriptor{MediaType: "application/vnd.oci.image." + mediaType, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: info.Size()}
 	return d, os.Rename(f.Name(), blobFile(layout, d.Digest))
+}
+
+// madeUpArchive is an image of made-up layers as a docker archive, which every engine
+// reads; where there is no skopeo to write one, as a layout. The tag tells sizes apart.
+func (b *bench) madeUpArchive(ctx context.Context, name string, tag, layers, files int) (archive, error) {
+	a := archive{image: name, form: "docker-archive", ref: fmt.Sprintf("example.org/%s-%d:latest", name, tag)}
+	layout := filepath.Join(b.work, fmt.Sprintf("%s-%d", name, tag))
+	if err := madeUp(layout, a.ref, layers, files); err != nil {
+		return a, err
+	}
+	a.file = layout + ".tar"
+	if _, err := exec.LookPath("skopeo"); err != nil {
+		a.form, a.file = "oci", layout
+		return a, nil
+	}
+	if _, err := output(ctx, "skopeo", "--insecure-policy", "copy", "-q", "oci:"+layout, "docker-archive:"+a.file+":"+a.ref); err != nil {
+		return a, err
+	}
+	return a, os.RemoveAll(layout)
 }
 
 // madeUpName is the path of file n of a layer, in directories of 100.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/layerfs/layerfs/bench/report"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,8 +31,12 @@ func inlineLine(ctx context.Context, b *bench) error {
 	}
 	ways = append(ways, &way{b: b, name: "extracted directory", layers: layers})
 	for _, w := range ways {
-		for _, what := range []string{"import", "cold read", "warm read"} {
-			w.results = append(w.results, &result{Line: b.line, Name: w.name + ": " + what})
+		kind := report.Layerfs
+		if w.inline == 0 {
+			kind = report.Limit
+		}
+		for range inlineWorks {
+			w.results = append(w.results, &report.Entry{Name: w.name, Kind: kind})
 		}
 	}
 	for round := range b.rounds {
@@ -44,14 +49,21 @@ func inlineLine(ctx context.Context, b *bench) error {
 			}
 		}
 	}
-	for _, w := range ways {
-		for _, r := range w.results {
-			b.report.add(r)
+	for i, what := range inlineWorks {
+		done := &report.Work{Name: what, Judge: report.CPU}
+		for _, w := range ways {
+			done.Entries = append(done.Entries, w.results[i])
 		}
-		b.report.figure(b.line, w.name+": disk", float64(w.used), "bytes")
+		b.report.add(done)
+	}
+	for _, w := range ways {
+		b.report.figure(w.name+": disk", float64(w.used), "bytes")
 	}
 	return nil
 }
+
+// inlineWorks are what each way does.
+var inlineWorks = []string{"import", "cold read", "warm read"}
 
 // way is one way to keep and read the image: by an inline threshold, or extracted when
 // that is 0.
@@ -60,13 +72,13 @@ type way struct {
 	name    string
 	inline  int
 	layers  []string
-	results []*result // import, cold, warm
+	results []*report.Entry // import, cold, warm
 	used    int64
 }
 
 func (w *way) turn(ctx context.Context) (err error) {
 	b := w.b
-	if err := b.disk.fresh(ctx); err != nil {
+	if err := b.fresh(ctx); err != nil {
 		return err
 	}
 	before, err := b.disk.used()
@@ -98,7 +110,7 @@ func (w *way) turn(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, unix.Unmount(dir, 0)) }()
 	}
-	read := b.tool("bench/readtree", dir)
+	read := b.tool("bench/exercise", "read", dir)
 	for what := 1; what <= 2; what++ {
 		if err := w.measure(ctx, what, read); err != nil {
 			return err

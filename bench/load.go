@@ -4,47 +4,101 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/layerfs/layerfs/bench/report"
 )
 
-// loadLine loads the layered image in each form into a new store, against the floor,
-// against the floor that also writes each file once, and against GNU tar, which extracts
-// the same layers into a directory. These flush nothing: tar is also run with a flush of
-// the file system at the end, to compare like with like.
+const formNames = "docker-archive oci-gzip oci-zstd"
+
+// loadLine loads a small and a large image in each form into an empty store and makes the
+// first writable mount of it, against the floor, against the floor that also writes each
+// file once, and against GNU tar, which extracts the same layers into a directory. Only a
+// load of layerfs ends with everything on the disk: tar is also run with a flush of the
+// file system at the end, and the column of flushes says what the others have left.
 func loadLine(ctx context.Context, b *bench) error {
-	all, err := forms(ctx, "layered")
-	if err != nil {
-		return err
-	}
-	for _, f := range all {
-		if b.form != "" && f.name != b.form {
-			continue
+	for _, image := range []string{"minbase", "layered"} {
+		for _, name := range strings.Fields(formNames) {
+			work := image + ", " + name
+			if b.form != "" && name != b.form || !b.wanted(work) {
+				continue
+			}
+			a, err := b.archive(ctx, image, name)
+			if err != nil {
+				return err
+			}
+			if err := b.loadWork(ctx, work, a); err != nil {
+				return err
+			}
 		}
-		floor := command(f.name+": floor", b.tool("bench/floor", f.layers...)...)
-		load := contender{name: f.name + ": layerfs load", prepare: b.disk.fresh,
-			args: func() []string { return b.lfs("load", "-q", "-i", f.input) }}
-		tar := contender{name: f.name + ": tar -x", prepare: b.disk.fresh,
-			args: func() []string { return extract(f.layers, b.disk.dir, "") }}
-		synced := contender{name: f.name + ": tar -x, then sync", prepare: b.disk.fresh,
-			args: func() []string { return extract(f.layers, b.disk.dir, "sync -f "+b.disk.dir) }}
-		writing := contender{name: f.name + ": floor, writing files", prepare: b.disk.fresh,
-			args: func() []string {
-				return b.tool("bench/floor", append([]string{"-write", b.disk.path("files")}, f.layers...)...)
-			}}
-		r, err := b.inTurns(ctx, b.rounds, floor, load, tar, synced, writing)
-		if err != nil {
-			return err
-		}
-		b.report.compare(f.name+": cpu of load / floor", r[1], r[0], cpu, 1.25)
-		b.report.compare(f.name+": cpu of load / floor, writing files", r[1], r[4], cpu, 0)
-		b.report.compare(f.name+": cpu of load / tar -x", r[1], r[2], cpu, tarTarget(f))
-		b.report.compare(f.name+": wall of load / tar -x", r[1], r[2], wall, tarTarget(f))
-		b.report.compare(f.name+": wall of load / tar -x and sync", r[1], r[3], wall, tarTarget(f))
 	}
 	return nil
 }
 
-func tarTarget(f form) float64 {
-	if f.name == "docker-archive" {
+func (b *bench) loadWork(ctx context.Context, work string, a archive) error {
+	cs := make([]contender, 0, len(b.engines)+4)
+	for _, e := range b.engines {
+		cs = append(cs, b.loading(e, a))
+	}
+	floor := command("floor: decompress, parse, hash", b.tool("bench/floor", a.layers...)...)
+	floor.kind = report.Limit
+	writing := contender{name: "floor that also writes files", prepare: b.fresh, disk: true,
+		args: func() []string {
+			return b.tool("bench/floor", append([]string{"-write", b.disk.path("files")}, a.layers...)...)
+		}}
+	tar := contender{name: "tar -x", prepare: b.fresh, disk: true,
+		args: func() []string { return extract(a.layers, b.disk.dir, "") }}
+	synced := contender{name: "tar -x, then sync", prepare: b.fresh, disk: true,
+		args: func() []string { return extract(a.layers, b.disk.dir, "sync -f "+b.disk.dir) }}
+	r, err := b.compete(ctx, report.Work{Name: work, Judge: report.CPU, About: loadAbout}, b.rounds, append(cs, floor, writing, tar, synced)...)
+	if err != nil {
+		return err
+	}
+	load, last := r[0], r[len(cs):]
+	b.report.compare(work+": cpu of load / floor", load, last[0], cpu, 1.25)
+	b.report.compare(work+": cpu of load / floor, writing files", load, last[1], cpu, 0)
+	b.report.compare(work+": cpu of load / tar -x", load, last[2], cpu, tarTarget(a))
+	b.report.compare(work+": wall of load / tar -x", load, last[2], wall, tarTarget(a))
+	b.report.compare(work+": wall of load / tar -x and sync", load, last[3], wall, tarTarget(a))
+	return nil
+}
+
+const loadAbout = "Loading the archive into an empty store and making the first writable mount. " +
+	"docker load and docker create (Docker mounts when a container starts); ctr images import and images mount --rw; " +
+	"podman load, create and mount; buildah pull, from and mount; skopeo copy and umoci unpack. " +
+	"The floor decompresses, parses and hashes, and writes nothing."
+
+// loading is a contender that loads an archive into a new store and mounts it.
+func (b *bench) loading(e engine, a archive) contender {
+	c := b.contend(e, func() ([][]string, string) {
+		load, lacks := e.load(a)
+		if lacks != "" {
+			return nil, lacks
+		}
+		mount, lacks := e.mount(a.ref, unpacked)
+		return append(load, mount...), lacks
+	})
+	c.disk = true
+	c.prepare = func(ctx context.Context) error {
+		if err := b.fresh(ctx); err != nil {
+			return err
+		}
+		return e.up(ctx)
+	}
+	c.verify = func(ctx context.Context) error { return b.verify(ctx, e, unpacked, a.extracted) }
+	return c
+}
+
+// verify compares what an engine shows with a directory.
+func (b *bench) verify(ctx context.Context, e engine, key, want string) error {
+	dir, err := e.where(ctx, key)
+	if err != nil {
+		return err
+	}
+	return b.same(ctx, dir, want, e.ignores())
+}
+
+func tarTarget(a archive) float64 {
+	if a.form == "docker-archive" {
 		return 0 // no target: tar has neither digest to compute
 	}
 	return 1

@@ -3,10 +3,17 @@
 //
 //	go run ./bench [-rounds N] [line…]
 //
-// Every way to do a piece of work runs as a whole process, in turns with the others
-// after a turn that does not count, so that what else the machine does hits all alike.
-// Stores lie on a journaled ext4 made for the run in a file that has no name: an
-// interrupted run leaves nothing behind. Without a line all are run. Needs root.
+// Every way to do a piece of work runs as whole processes, in turns with the others after
+// a turn that does not count and in which the results are compared, so that what else the
+// machine does hits all alike. Stores, and the daemons of peers, lie on a journaled ext4
+// made for the run in a file that has no name: an interrupted run leaves nothing behind.
+// A peer that cannot do something is shown with the reason. Without a line all are run.
+// Needs root; `make bench-peers` installs the peers from Debian's packages, newer builds
+// on the PATH are preferred.
+//
+// Results go to results.json, the page results.html and, with -record, to what is kept in
+// this repository: bench/results.json, docs/peers.md and docs/peers.html. A new line is a
+// file with a function and a row in [lines].
 package main
 
 import (
@@ -17,9 +24,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,65 +40,54 @@ type line struct {
 
 func lines() []line {
 	return []line{
-		{"load", "load an 11-layer image: against the floor, and against tar", loadLine},
+		{"load", "load an image into an empty store and mount it", loadLine},
 		{"again", "load the same image again: against hashing it", againLine},
 		{"second", "load an image that shares most files: disk use against the unique bytes", secondLine},
 		{"mount", "mount and unmount 1 to 400 layers", mountLine},
-		{"commit", "commit k changed files of images of 1,000 and 50,000", commitLine},
+		{"commit", "list, commit and fork k changed files of images of 1,000 and 50,000", commitLine},
+		{"tree", "walk, read and change the files of a mounted image", treeLine},
+		{"save", "write an image as an archive", saveLine},
+		{"remove", "remove an image and free what it occupies", removeLine},
+		{"run", "run a program in a new container", runLine},
+		{"exec", "run a program in a container that runs", execLine},
 		{"inline", "inline threshold: import, disk use, cold and warm reads", inlineLine},
 		{"start", "start of the command itself", startLine},
 		{"durable", "what durability costs an import", durableLine},
 	}
 }
 
-// inside marks the process that runs in a mount namespace of its own.
-const inside = "LAYERFS_BENCH_INSIDE"
-
 func main() {
 	var err error
-	if os.Getenv(inside) == "" {
+	switch os.Getenv(stage) {
+	case stageInit:
+		err = initProcess()
+	case stageWork:
+		err = work()
+	default:
 		err = outer()
-	} else {
-		err = inner()
 	}
 	if err == nil {
 		return
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && os.Getenv(inside) == "" {
-		os.Exit(1) // it has said why
+	if !errors.Is(err, errSaid) && !(errors.As(err, &exit) && os.Getenv(stage) == "") {
+		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
-	fmt.Fprintln(os.Stderr, "bench:", err)
 	os.Exit(1)
 }
 
-// outer runs this program again in a mount namespace of its own: whatever way it ends,
-// nothing stays mounted.
-func outer() error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("mounting needs root: %w", os.ErrPermission)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	// Ctrl-C reaches the whole process group; this process only waits.
-	signal.Ignore(os.Interrupt, unix.SIGTERM)
-	cmd := exec.Command(self, os.Args[1:]...) //nolint:noctx // ends by itself when its signals come
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
-	return cmd.Run()
-}
-
-func inner() (err error) {
+func work() (err error) {
 	o := options{}
+	var with, only string
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each contender's turn comes")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where the file system to measure on is made")
 	flag.Int64Var(&o.gib, "gib", 12, "its size in GiB")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for results.json")
+	flag.BoolVar(&o.record, "record", false, "renew what the repository keeps: bench/results.json and docs/peers.*")
 	flag.StringVar(&o.layerfs, "layerfs", "", "program to measure (default: built from this module)")
 	flag.StringVar(&o.form, "form", "", "load only images of this form: docker-archive, oci-gzip or oci-zstd")
+	flag.StringVar(&only, "only", "", "do only pieces of work whose names match this regular expression")
+	flag.StringVar(&with, "with", "", "measure only these peers, separated by commas; none for none")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: go run ./bench [flags] [line…]")
 		flag.PrintDefaults()
@@ -103,6 +99,12 @@ func inner() (err error) {
 	flag.Parse()
 	if o.rounds < 1 {
 		return errors.New("-rounds: at least 1")
+	}
+	if o.only, err = regexp.Compile(only); err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if with != "" {
+		o.with = strings.Split(with, ",")
 	}
 	todo, err := chosen(flag.Args())
 	if err != nil {
@@ -119,18 +121,13 @@ func inner() (err error) {
 	var failed []error
 	for _, l := range todo {
 		fmt.Printf("\n%s: %s\n", l.name, l.title)
-		b.line = l.name
-		if err := l.run(ctx, b); err != nil {
+		if err := b.measure(ctx, l); err != nil {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
 			}
 			err = fmt.Errorf("%s: %w", l.name, err)
 			fmt.Println("  failed:", err)
 			failed = append(failed, err)
-		}
-		// Written after each line, so that an interrupted run has what was measured.
-		if err := b.report.write(o.out); err != nil {
-			return err
 		}
 	}
 	return errors.Join(failed...)
@@ -145,13 +142,17 @@ func chosen(names []string) ([]line, error) {
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(l line) bool { return l.name == name })
 		if i < 0 {
-			var have []string
-			for _, l := range all {
-				have = append(have, l.name)
-			}
-			return nil, fmt.Errorf("no line %q; there are %s", name, strings.Join(have, ", "))
+			return nil, fmt.Errorf("no line %q; there are %s", name, strings.Join(lineNames(), ", "))
 		}
 		todo = append(todo, all[i])
 	}
 	return todo, nil
+}
+
+func lineNames() []string {
+	var names []string
+	for _, l := range lines() {
+		names = append(names, l.name)
+	}
+	return names
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/layerfs/layerfs/bench/report"
 )
 
 // secondLine loads an image and then a newer build of it, a few per cent of whose
@@ -32,12 +34,12 @@ func secondLine(ctx context.Context, b *bench) error {
 		return err
 	}
 	clear(seen)
-	b.report.figure(b.line, "unique bytes of the first image", float64(uniqueFirst), "bytes")
-	b.report.figure(b.line, "the same as one file each, in blocks of 4 KiB", float64(blocksFirst), "bytes")
-	b.report.figure(b.line, "further unique bytes of the second", float64(uniqueSecond), "bytes")
-	b.report.figure(b.line, "the same as one file each, in blocks of 4 KiB", float64(blocksSecond), "bytes")
+	b.report.figure("unique bytes of the first image", float64(uniqueFirst), "bytes")
+	b.report.figure("the same as one file each, in blocks of 4 KiB", float64(blocksFirst), "bytes")
+	b.report.figure("further unique bytes of the second", float64(uniqueSecond), "bytes")
+	b.report.figure("the same as one file each, in blocks of 4 KiB", float64(blocksSecond), "bytes")
 	for i, f := range first {
-		if err := b.disk.fresh(ctx); err != nil {
+		if err := b.fresh(ctx); err != nil {
 			return err
 		}
 		before, err := b.disk.used()
@@ -55,14 +57,14 @@ func secondLine(ctx context.Context, b *bench) error {
 			}
 			used[n], before = now-before, now
 		}
-		b.report.figure(b.line, f.name+": disk for the first image", float64(used[0]), "bytes")
-		b.report.figure(b.line, f.name+": disk for the second", float64(used[1]), "bytes")
+		b.report.figure(f.name+": disk for the first image", float64(used[0]), "bytes")
+		b.report.figure(f.name+": disk for the second", float64(used[1]), "bytes")
 		target := 1.05
 		if f.name != "docker-archive" {
 			target = 0 // the blobs as they came are kept too
 		}
 		one := func(name string, v, target float64) {
-			b.report.ratio(ratio{Line: b.line, Name: name, Value: v, Low: v, High: v, Target: target})
+			b.report.ratio(report.Ratio{Name: name, Value: v, Low: v, High: v, Target: target})
 		}
 		one(f.name+": disk for the first / unique bytes", float64(used[0])/float64(uniqueFirst), target)
 		one(f.name+": disk for the second / further unique bytes", float64(used[1])/float64(uniqueSecond), target)

@@ -1,21 +1,33 @@
 package main
 
-import "context"
+import (
+	"context"
 
-// startLine starts the command, against a Go program that does nothing.
+	"github.com/layerfs/layerfs/bench/report"
+)
+
+// startLine starts the command, against a Go program that does nothing and the commands
+// of peers.
 func startLine(ctx context.Context, b *bench) error {
-	r, err := b.inTurns(ctx, max(100, b.rounds),
-		command("layerfs version", b.tool("cmd/layerfs", "version")...),
-		command("empty static Go program", b.tool("bench/empty")...))
+	empty := command("empty static Go program", b.tool("bench/empty")...)
+	empty.kind = report.Limit
+	cs := []contender{command("layerfs version", b.tool("cmd/layerfs", "version")...), empty}
+	for _, name := range []string{"crun", "runc", "bwrap", "ctr", "docker", "podman", "buildah", "umoci", "skopeo"} {
+		path, version, err := find(ctx, name, "--version")
+		c := command(name+" --version", path, "--version")
+		c.kind, c.version = report.Peer, version
+		if err != nil {
+			c.absent = err.Error()
+		}
+		cs = append(cs, c)
+	}
+	r, err := b.compete(ctx, report.Work{Name: "print the version", Judge: report.Wall}, max(100, b.rounds), cs...)
 	if err != nil {
 		return err
 	}
-	for _, m := range []struct {
-		name string
-		of   func(sample) float64
-	}{{"wall", wall}, {"cpu", cpu}} {
-		v := median(values(r[0], m.of)) / median(values(r[1], m.of))
-		b.report.ratio(ratio{Line: b.line, Name: "median " + m.name + " of layerfs version / empty program", Value: v, Low: v, High: v, Target: 2})
+	for _, m := range []report.Measure{report.Wall, report.CPU} {
+		v := r[0].Median(m.Of) / r[1].Median(m.Of)
+		b.report.ratio(report.Ratio{Name: "median " + string(m) + " of layerfs version / empty program", Value: v, Low: v, High: v, Target: 2})
 	}
 	return nil
 }

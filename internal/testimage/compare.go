@@ -38,6 +38,23 @@ const maxShown = 25
 // got for dir a and want for dir b. It returns how many entries b has.
 func CompareTrees(t testing.TB, got, want string, o CompareOptions) int {
 	t.Helper()
+	diffs, n, err := Differences(got, want, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range diffs {
+		if i == maxShown {
+			t.Errorf("… and %d more differences", len(diffs)-maxShown)
+			break
+		}
+		t.Error(d)
+	}
+	return n
+}
+
+// Differences compares as [CompareTrees] does and returns each difference as a sentence,
+// and how many entries want has.
+func Differences(got, want string, o CompareOptions) (diffs []string, entries int, err error) {
 	var a, b map[string]*entry
 	var errA, errB error
 	var wg sync.WaitGroup
@@ -45,17 +62,9 @@ func CompareTrees(t testing.TB, got, want string, o CompareOptions) int {
 	wg.Go(func() { b, errB = scan(want, o) })
 	wg.Wait()
 	if err := errors.Join(errA, errB); err != nil {
-		t.Fatal(err)
+		return nil, 0, err
 	}
-	shown := 0
-	for _, d := range compare(a, b, o) {
-		if shown++; shown > maxShown {
-			t.Errorf("… and more differences")
-			break
-		}
-		t.Error(d)
-	}
-	return len(b)
+	return compare(a, b, o), len(b), nil
 }
 
 // entry is what is known of one path; field by field so that differences have names.

@@ -174,7 +174,25 @@ func (im *Image) Extracted(t testing.TB) string {
 	if os.Geteuid() != 0 {
 		t.Skip("extracting owners and devices needs root")
 	}
-	path, err := once(t.Context(), filepath.Join(im.dir, "extracted"), func(tmp string) error {
+	root, err := extractedOf(t.Context(), im.dir)
+	if err != nil {
+		t.Fatalf("extract image %s: %v", im.Name, err)
+	}
+	return root
+}
+
+// BuildExtracted is [Build], and returns the directory with what [Extract] makes of the
+// layers. Needs root.
+func BuildExtracted(ctx context.Context, name string) (string, error) {
+	dir, err := Build(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return extractedOf(ctx, dir)
+}
+
+func extractedOf(ctx context.Context, dir string) (string, error) {
+	path, err := once(ctx, filepath.Join(dir, "extracted"), func(tmp string) error {
 		// Programs with setuid bits in old versions are nobody else's business.
 		if err := os.Mkdir(tmp, 0o700); err != nil {
 			return err
@@ -183,12 +201,13 @@ func (im *Image) Extracted(t testing.TB) string {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
 		}
-		return extract(t.Context(), root, im.Layers(t))
+		layers, err := filepath.Glob(filepath.Join(dir, "layers", "*.tar"))
+		if err != nil {
+			return err
+		}
+		return extract(ctx, root, layers)
 	})
-	if err != nil {
-		t.Fatalf("extract image %s: %v", im.Name, err)
-	}
-	return filepath.Join(path, "root")
+	return filepath.Join(path, "root"), err
 }
 
 // ensure returns the directory of an image whose layers are complete.

@@ -1,0 +1,45 @@
+package report
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// Files are where a report is written to; an empty name is not written.
+type Files struct {
+	Results  string // results.json
+	HTML     string
+	Markdown string
+}
+
+// Kept are the files that the repository at root keeps.
+func Kept(root string) Files {
+	return Files{
+		Results:  filepath.Join(root, "bench", "results.json"),
+		HTML:     filepath.Join(root, "docs", "peers.html"),
+		Markdown: filepath.Join(root, "docs", "peers.md"),
+	}
+}
+
+// Write writes all files, each whole or not at all.
+func (f Files) Write(r *Report) error {
+	for _, out := range []struct {
+		name string
+		text func() ([]byte, error)
+	}{{f.Results, r.JSON}, {f.HTML, r.HTML}, {f.Markdown, r.Markdown}} {
+		if out.name == "" {
+			continue
+		}
+		data, err := out.text()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(out.name+".tmp", data, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(out.name+".tmp", out.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
