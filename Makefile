@@ -118,6 +118,18 @@ bench-compare: setup ## compare benchmarks of REF=… with the work tree
 	@[ -n "$(REF)" ] || { echo "usage: make bench-compare REF=main [BENCH=…] [PKG=…]" >&2; exit 1; }
 	tools/bench-compare.sh '$(REF)' '$(or $(BENCH),.)' '$(or $(BENCH_COUNT),6)' $(PKG)
 
+# What layerfs is measured beside. Newer builds of these on the PATH are preferred.
+PEERS := containerd docker.io podman buildah umoci skopeo fuse-overlayfs runc crun bubblewrap
+
+.PHONY: bench-peers
+bench-peers: setup ## measure layerfs beside its peers; LINES and BENCH_FLAGS narrow down, see go run ./bench -h
+	@tools/setup.sh $(PEERS) linux-perf
+	go run ./bench $(BENCH_FLAGS) $(LINES)
+
+.PHONY: bench-docs
+bench-docs: ## write docs/peers.md and docs/peers.html from bench/results.json
+	go run ./bench/report/render
+
 .PHONY: clean
 clean: ## remove what was built here (not the caches)
 	rm -rf bin bench/results

@@ -46,7 +46,7 @@ func commitLine(ctx context.Context, b *bench) error {
 				}
 				if kind == "commit" {
 					commits = append(commits, r[0])
-					b.report.figure(name+": bytes read by layerfs", r[0].Median(func(s report.Sample) float64 { return float64(s.Read) }), "bytes")
+					b.report.bytes(name+": bytes read by layerfs", r[0].Median(func(s report.Sample) float64 { return float64(s.Read) }))
 				}
 			}
 		}

@@ -62,7 +62,7 @@ const (
 )
 
 // findEngines looks which engines are on the machine.
-func (b *bench) findEngines(ctx context.Context) ([]engine, error) {
+func (b *bench) findEngines(ctx context.Context) []engine {
 	places := []string{b.disk.path("podman"), b.disk.path("buildah")}
 	all := []engine{
 		newLayerfsEngine(b),
@@ -78,7 +78,7 @@ func (b *bench) findEngines(ctx context.Context) ([]engine, error) {
 			out = append(out, e)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // upAll prepares every engine that is there on a new file system.
@@ -104,8 +104,20 @@ func (b *bench) downAll(ctx context.Context) error {
 	for _, e := range b.engines {
 		errs = append(errs, e.down(ctx))
 	}
+	endBystanders()
 	// The overlay drivers of containers/storage and Docker keep their directories mounted.
 	return errors.Join(append(errs, unmountBelow(b.disk.dir))...)
+}
+
+// endBystanders ends what daemons and engines have left: containers, monitors, servers.
+func endBystanders() {
+	limit := time.Now().Add(daemonStop)
+	for pids := bystanders(); len(pids) > 0 && time.Now().Before(limit); pids = bystanders() {
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // unmountBelow unmounts everything below dir, the latest first.
@@ -226,7 +238,7 @@ func startDaemon(ctx context.Context, log string, ask []string, args ...string) 
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // the process has it
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = f, f
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -265,11 +277,11 @@ func (d *daemon) stop() error {
 		return err
 	}
 	select {
-	case <-d.ended:
+	case <-d.ended: //nolint:errcheck // it was told to end
 		return nil
 	case <-time.After(daemonStop):
 		err := d.cmd.Process.Kill()
-		<-d.ended
+		<-d.ended //nolint:errcheck // it was killed
 		return errors.Join(fmt.Errorf("%s did not end in %v", d.cmd.Path, daemonStop), err)
 	}
 }
@@ -279,8 +291,11 @@ type lacking struct{ who string }
 
 func (l lacking) no(what string) ([][]string, string) { return nil, l.who + " " + what }
 
-func (l lacking) load(archive) ([][]string, string)          { return l.no("does not load images") }
-func (l lacking) mount(string, string) ([][]string, string)  { return l.no("does not mount images") }
+func (l lacking) load(archive) ([][]string, string)         { return l.no("does not load images") }
+func (l lacking) mount(string, string) ([][]string, string) { return l.no("does not mount images") }
+func (l lacking) where(context.Context, string) (string, error) {
+	return "", errors.New(l.who + " does not mount images")
+}
 func (l lacking) leave(string) error                         { return nil }
 func (l lacking) drop(string) [][]string                     { return nil }
 func (l lacking) diff(string) ([][]string, string)           { return l.no("does not list changes") }

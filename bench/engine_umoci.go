@@ -79,7 +79,7 @@ func (e *umociEngine) commit(_, ref string) ([][]string, string) {
 
 func (e *umociEngine) remove(ref string) ([][]string, string) {
 	dir, _, _ := strings.Cut(e.layout(ref), ":")
-	return [][]string{{e.umoci, "rm", "--image", e.layout(ref)}, {e.umoci, "gc", "--layout", dir}}, ""
+	return [][]string{{e.umoci, "rm", "--image", e.layout(ref)}, {e.umoci, "gc", "--layout", dir}, {"rm", "-rf", e.bundle(ref)}}, ""
 }
 
 func (e *umociEngine) ignores() []string { return []string{"*:xattr user.empty"} }

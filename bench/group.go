@@ -87,7 +87,7 @@ func removeGroups(name string) error {
 				if err == nil && d.IsDir() {
 					dirs = append(dirs, path)
 				}
-				return nil //nolint:nilerr // what cannot be looked into cannot be removed either, which is told below
+				return nil // what cannot be looked into cannot be removed either, which is told below
 			}))
 			for _, dir := range slices.Backward(dirs) {
 				if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -63,8 +63,8 @@ func newBench(ctx context.Context, o options) (_ *bench, err error) {
 	if err := os.Setenv("TMPDIR", b.disk.path("tmp")); err != nil {
 		return nil, err
 	}
-	b.engines, err = b.findEngines(ctx)
-	return b, err
+	b.engines = b.findEngines(ctx)
+	return b, nil
 }
 
 func (b *bench) close() error {

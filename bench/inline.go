@@ -57,7 +57,7 @@ func inlineLine(ctx context.Context, b *bench) error {
 		b.report.add(done)
 	}
 	for _, w := range ways {
-		b.report.figure(w.name+": disk", float64(w.used), "bytes")
+		b.report.bytes(w.name+": disk", float64(w.used))
 	}
 	return nil
 }

@@ -83,7 +83,7 @@ func (b *bench) measured(ctx context.Context, steps [][]string, aside bool) (rep
 	if aside {
 		for _, pid := range bystanders() {
 			// 5 sets the peak of resident memory to what there is now, see proc(5).
-			_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/clear_refs", []byte("5"), 0) //nolint:errcheck // it may have ended
+			_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/clear_refs", []byte("5"), 0) // it may have ended
 		}
 	}
 	written, err := b.disk.written()

@@ -94,7 +94,7 @@ func initProcess() error {
 	}
 	go func() {
 		for range ended {
-			_ = worker.Process.Signal(unix.SIGTERM) //nolint:errcheck // it has ended
+			_ = worker.Process.Signal(unix.SIGTERM) // fails when it has ended
 		}
 	}()
 	for {

@@ -92,8 +92,8 @@ func removeLine(ctx context.Context, b *bench) error {
 	return err
 }
 
-const removeAbout = "Removing the only image of a store and what it occupies: layerfs rmi and gc; docker rmi; ctr images rm --sync; umoci rm and gc, " +
-	"which leave the unpacked tree."
+const removeAbout = "Removing the only image of a store and what it occupies: layerfs rmi and gc; docker, podman and buildah rmi; " +
+	"ctr images rm --sync; umoci rm, gc and rm -rf of what it unpacked."
 
 func (b *bench) removeAll(ctx context.Context, a archive, lacks map[string]string) error {
 	for _, e := range b.engines {

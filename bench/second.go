@@ -34,10 +34,10 @@ func secondLine(ctx context.Context, b *bench) error {
 		return err
 	}
 	clear(seen)
-	b.report.figure("unique bytes of the first image", float64(uniqueFirst), "bytes")
-	b.report.figure("the same as one file each, in blocks of 4 KiB", float64(blocksFirst), "bytes")
-	b.report.figure("further unique bytes of the second", float64(uniqueSecond), "bytes")
-	b.report.figure("the same as one file each, in blocks of 4 KiB", float64(blocksSecond), "bytes")
+	b.report.bytes("unique bytes of the first image", float64(uniqueFirst))
+	b.report.bytes("the same as one file each, in blocks of 4 KiB", float64(blocksFirst))
+	b.report.bytes("further unique bytes of the second", float64(uniqueSecond))
+	b.report.bytes("the same as one file each, in blocks of 4 KiB", float64(blocksSecond))
 	for i, f := range first {
 		if err := b.fresh(ctx); err != nil {
 			return err
@@ -57,8 +57,8 @@ func secondLine(ctx context.Context, b *bench) error {
 			}
 			used[n], before = now-before, now
 		}
-		b.report.figure(f.name+": disk for the first image", float64(used[0]), "bytes")
-		b.report.figure(f.name+": disk for the second", float64(used[1]), "bytes")
+		b.report.bytes(f.name+": disk for the first image", float64(used[0]))
+		b.report.bytes(f.name+": disk for the second", float64(used[1]))
 		target := 1.05
 		if f.name != "docker-archive" {
 			target = 0 // the blobs as they came are kept too

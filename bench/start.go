@@ -11,10 +11,10 @@ import (
 func startLine(ctx context.Context, b *bench) error {
 	empty := command("empty static Go program", b.tool("bench/empty")...)
 	empty.kind = report.Limit
-	cs := []contender{command("layerfs version", b.tool("cmd/layerfs", "version")...), empty}
+	cs := []contender{command("layerfs", b.tool("cmd/layerfs", "version")...), empty}
 	for _, name := range []string{"crun", "runc", "bwrap", "ctr", "docker", "podman", "buildah", "umoci", "skopeo"} {
 		path, version, err := find(ctx, name, "--version")
-		c := command(name+" --version", path, "--version")
+		c := command(name, path, "--version")
 		c.kind, c.version = report.Peer, version
 		if err != nil {
 			c.absent = err.Error()

@@ -102,11 +102,7 @@ func (b *bench) mountKinds(ctx context.Context, a archive) ([]*mountKind, error)
 		return nil, err
 	}
 	kinds := []*mountKind{b.layerfsKind(a, "overlay", false), plain, b.layerfsKind(a, "fuse", true), b.rootlessKind(ctx, a)}
-	overlays, err := b.overlayKinds(ctx, a)
-	if err != nil {
-		return nil, err
-	}
-	kinds = append(kinds, overlays...)
+	kinds = append(kinds, b.overlayKinds(ctx, a)...)
 	for _, m := range kinds {
 		if m.absent != "" {
 			continue
@@ -189,7 +185,7 @@ func chown(path string, u *user.User) error {
 
 // overlayKinds are the kernel's overlayfs and fuse-overlayfs on layers that containerd
 // has extracted. Its daemon ends before anything is measured.
-func (b *bench) overlayKinds(ctx context.Context, a archive) ([]*mountKind, error) {
+func (b *bench) overlayKinds(ctx context.Context, a archive) []*mountKind {
 	kernel := &mountKind{contender: contender{name: "overlayfs on extracted layers", kind: report.Peer}, dir: filepath.Join(b.work, "mnt", "overlayfs")}
 	fuse := &mountKind{contender: contender{name: "fuse-overlayfs", kind: report.Peer, aside: true}, dir: filepath.Join(b.work, "mnt", "fuse-overlayfs")}
 	out := []*mountKind{kernel, fuse}
@@ -201,7 +197,7 @@ func (b *bench) overlayKinds(ctx context.Context, a archive) ([]*mountKind, erro
 	lower, err := b.extractedLayers(ctx, a)
 	if err != nil {
 		kernel.absent, fuse.absent = lastLine(err), lastLine(err)
-		return out, nil
+		return out
 	}
 	for _, m := range out {
 		upper := b.disk.path(filepath.Base(m.dir))
@@ -221,7 +217,7 @@ func (b *bench) overlayKinds(ctx context.Context, a archive) ([]*mountKind, erro
 			return errors.Join(unix.Unmount(m.dir, 0), os.RemoveAll(upper))
 		}
 	}
-	return out, nil
+	return out
 }
 
 // extractedLayers returns the lower directories of a mount that containerd makes.

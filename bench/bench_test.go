@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/layerfs/layerfs/bench/report"
+)
+
+func TestLinesHaveNamesOfTheirOwn(t *testing.T) {
+	seen := map[string]bool{}
+	for _, l := range lines() {
+		if seen[l.name] || l.name == "" || l.title == "" || l.run == nil {
+			t.Errorf("line %+v", l)
+		}
+		seen[l.name] = true
+	}
+	if _, err := chosen([]string{"load", "no such line"}); err == nil {
+		t.Error("an unknown line was chosen")
+	}
+	if some, err := chosen([]string{"start", "load"}); err != nil || len(some) != 2 || some[0].name != "start" {
+		t.Errorf("chose %v, %v", some, err)
+	}
+}
+
+func TestCountIn(t *testing.T) {
+	for text, want := range map[string]int64{
+		"# started on\n\n1361,,raw_syscalls:sys_enter,1009090,100.00,,\n":                          1361,
+		"% time     seconds  usecs/call     calls    errors syscall\n100.00    0.1 5 77 3 total\n": 77,
+		"<not supported>,,raw_syscalls:sys_enter\n":                                                -1,
+		"": -1,
+	} {
+		name := filepath.Join(t.TempDir(), "counted")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, err := countIn(name)
+		if want < 0 && err == nil || want >= 0 && (n != want || err != nil) {
+			t.Errorf("%q: %d, %v, want %d", text, n, err, want)
+		}
+	}
+}
+
+func TestMeasuring(t *testing.T) {
+	s, err := run(t.Context(), []string{"sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"})
+	if err != nil || s.Wall <= 0 || s.CPU <= 0 || s.RSS <= 0 {
+		t.Errorf("sample %+v, error %v", s, err)
+	}
+	if _, err := run(t.Context(), []string{"sh", "-c", "echo why >&2; false"}); err == nil || lastLine(err) != "why" {
+		t.Errorf("error %v, want what the command said", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	for text, want := range map[string]string{
+		"containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3": "1.6.20",
+		"Docker version 28.2.2, build e6534b4":                                        "28.2.2",
+		"tool version v2.3.4+unknown":                                                 "2.3.4",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "tool"), []byte("#!/bin/sh\necho '"+text+"'\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := find(t.Context(), "tool", "--version"); err != nil || got != want {
+			t.Errorf("%q: version %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, _, err := find(t.Context(), "no-such-tool"); err == nil {
+		t.Error("found a tool that is not there")
+	}
+}
+
+// lacksAll is an engine that can do nothing.
+type lacksAll struct{ lacking }
+
+func (lacksAll) about() about { return about{name: "nothing", kind: report.Peer} }
+
+func TestAbsentContendersSayWhy(t *testing.T) {
+	b := &bench{}
+	e := lacksAll{lacking{"nothing"}}
+	c := b.contend(e, func() ([][]string, string) { return e.no("does not load images") })
+	if c.absent != "nothing does not load images" || c.steps != nil {
+		t.Errorf("contender %+v", c)
+	}
+	failed := lastLine(errors.New("start: it said\nthe reason"))
+	if failed != "the reason" {
+		t.Errorf("reason %q", failed)
+	}
+}
