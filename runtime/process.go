@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -91,6 +92,14 @@ func (s *capSets) limit(have capSet) (missing capSet) {
 	return missing
 }
 
+// groupsFixed reports whether this is a user namespace in which nobody may set groups
+// (user_namespaces(7)), as one is that was made without the help of newgidmap. There the
+// groups of the user outside stay, none of which has a number inside.
+func groupsFixed() bool {
+	b, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(b)) == "deny"
+}
+
 // become adds the rows that change user, groups and capabilities. The bounding set needs
 // CAP_SETPCAP and goes first; the permitted set is kept across the change of user, and
 // then set to what it shall be.
@@ -107,6 +116,9 @@ func (t *table) become(u specs.User, caps capSets) {
 		t.call(step{"set supplementary groups", ""}, unix.SYS_SETGROUPS, len(groups), at(&groups[0]))
 	} else {
 		t.call(step{"clear supplementary groups", ""}, unix.SYS_SETGROUPS, 0, 0)
+		if groupsFixed() {
+			t.allow(0, unix.EPERM)
+		}
 	}
 	t.call(step{"set group", fmt.Sprint(u.GID)}, unix.SYS_SETRESGID, int(u.GID), int(u.GID), int(u.GID))
 	t.call(step{"set user", fmt.Sprint(u.UID)}, unix.SYS_SETRESUID, int(u.UID), int(u.UID), int(u.UID))
