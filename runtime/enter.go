@@ -105,6 +105,17 @@ func (p *plan) namespaces(wanted []specs.LinuxNamespace) (newNet bool, err error
 			return false, fmt.Errorf("join %s namespace: %w", n.Type, err)
 		}
 		p.table.call(step{"join " + string(n.Type) + " namespace", n.Path}, unix.SYS_SETNS, p.hold(f), int(flag))
+		ours, err := os.Stat("/proc/self/ns/" + namespaceFiles[n.Type])
+		if err != nil {
+			return false, fmt.Errorf("join %s namespace: %w", n.Type, err)
+		}
+		theirs, err := f.Stat()
+		if err != nil {
+			return false, fmt.Errorf("join %s namespace: %w", n.Type, err)
+		}
+		if !os.SameFile(ours, theirs) {
+			p.joined |= flag
+		}
 	}
 	const needed = unix.CLONE_NEWNS | unix.CLONE_NEWPID
 	if p.flags&needed != needed {

@@ -126,8 +126,8 @@ func (p *plan) kernelSettings(s *specs.Spec, proc result) error {
 	return nil
 }
 
-// sysctlPath returns the file of a sysctl below proc, if it belongs to a namespace of
-// the container alone.
+// sysctlPath returns the file of a sysctl below proc, if it belongs to a namespace that
+// is not the caller's: one of the container's own, or one that was made for it.
 func (p *plan) sysctlPath(key string) (string, error) {
 	name := strings.ReplaceAll(key, ".", "/")
 	if strings.Contains(key, "/") { // the other way to write them: a dot is part of a name
@@ -139,12 +139,12 @@ func (p *plan) sysctlPath(key string) (string, error) {
 	var own bool
 	switch {
 	case strings.HasPrefix(name, "net/"):
-		own = p.flags&unix.CLONE_NEWNET != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWNET != 0
 	case strings.HasPrefix(name, "kernel/msg"), strings.HasPrefix(name, "kernel/sem"),
 		strings.HasPrefix(name, "kernel/shm"), strings.HasPrefix(name, "fs/mqueue/"):
-		own = p.flags&unix.CLONE_NEWIPC != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWIPC != 0
 	case name == "kernel/domainname", name == "kernel/hostname":
-		own = p.flags&unix.CLONE_NEWUTS != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWUTS != 0
 	}
 	if !own {
 		return "", fmt.Errorf("sysctl %q: it is the host's, too: %w", key, fs.ErrPermission)

@@ -28,10 +28,16 @@ var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.TimeNamespace:    unix.CLONE_NEWTIME,
 }
 
+// namespaceFiles are the names of namespaces in /proc/PID/ns, of those that can be joined.
+var namespaceFiles = map[specs.LinuxNamespaceType]string{
+	specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.CgroupNamespace: "cgroup",
+}
+
 // plan is a container ready to be started: the table, and the files that its rows use.
 type plan struct {
 	table   *table
-	flags   uint64
+	flags   uint64 // of new namespaces
+	joined  uint64 // of namespaces that were there and are not the caller's
 	files   []*os.File
 	entry   *cgroup.Entry // or nil
 	cgroup  int           // to be made in, of version 2, or -1

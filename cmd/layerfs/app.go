@@ -79,6 +79,7 @@ func commands() []command {
 		{"container", "rm", newRmCmd},
 		{"container", "ps", newPsCmd},
 		{"container", "logs", newLogsCmd},
+		{"container", "exec", newExecCmd},
 		{"container", "attach", newAttachCmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
