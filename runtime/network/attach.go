@@ -48,16 +48,20 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	if len(r.Ports) > 0 && mode != ModeBridge {
 		return nil, fmt.Errorf("container %s: only containers with a network of their own publish ports: %w", r.ID, fs.ErrInvalid)
 	}
-	if err := n.Detach(ctx, r.ID); err != nil {
-		return nil, err
-	}
 	lock, err := n.lock(ctx, lockFile, unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close() //nolint:errcheck // only a lock
 	dir := path.Join(dirContainers, r.ID)
-	if err := n.root.Mkdir(dir, 0o711); err != nil {
+	err = n.root.Mkdir(dir, 0o711)
+	if errors.Is(err, fs.ErrExist) {
+		if err := n.takeBack(ctx, r.ID); err != nil {
+			return nil, err
+		}
+		err = n.root.Mkdir(dir, 0o711)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make directory of container %s: %w", r.ID, err)
 	}
 	a := &Attachment{n: n, rec: &Record{ID: r.ID, Name: r.Name, Networks: []Membership{}}, files: filepath.Join(n.dir, dir)}
@@ -70,7 +74,7 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 		err = a.join(&r)
 	default: // the host's
 	}
-	if err == nil {
+	if err == nil && len(a.rec.Networks) == 0 {
 		err = n.writeRecord(a.rec)
 	}
 	if err == nil {

@@ -336,6 +336,15 @@ func (u uplink) stop() error {
 		return err
 	}
 	const patience = 5 * time.Second
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience/time.Millisecond))
-	return ignore(err, unix.EINTR)
+	for end := time.Now().Add(patience); ; {
+		k, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(end)/time.Millisecond))
+		switch {
+		case k > 0:
+			return nil
+		case err == nil:
+			return fmt.Errorf("process %d does not end: %w", u.PID, unix.ETIMEDOUT)
+		case !errors.Is(err, unix.EINTR): // by a signal of the Go runtime
+			return err
+		}
+	}
 }
