@@ -81,6 +81,7 @@ func commands() []command {
 		{"container", "logs", newLogsCmd},
 		{"container", "exec", newExecCmd},
 		{"container", "attach", newAttachCmd},
+		{"container", "network", newNetworkCmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
 		{"store", "fsck", newFsckCmd},

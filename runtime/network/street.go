@@ -116,7 +116,7 @@ func (n *Networks) makeStreet(ctx context.Context) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.replace(streetFile, 0o600, nil); err != nil {
+	if err := n.replace(streetFile, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("make file for network namespace: %w", err), ns.Close())
 	}
 	file := filepath.Join(n.dir, streetFile)
@@ -133,7 +133,7 @@ func (n *Networks) makeStreet(ctx context.Context) (*os.File, error) {
 	default:
 		data, err := json.Marshal(up)
 		if err == nil {
-			err = n.replace(uplinkFile, 0o600, data)
+			err = n.replace(uplinkFile, data)
 		}
 		if err != nil {
 			return nil, errors.Join(err, up.stop(), n.removeStreet(), ns.Close())
