@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -27,14 +26,6 @@ reach each other by name, and containers of other networks do not reach them.`,
 	cmd.AddCommand(newNetworkLsCmd(a), newNetworkCreateCmd(a), newNetworkRmCmd(a), newNetworkPruneCmd(a),
 		newNetworkInspectCmd(a), newNetworkConnectCmd(a), newNetworkDisconnectCmd(a))
 	return cmd
-}
-
-// networks opens the networks of the store. The caller closes them.
-func (a *app) networks(ctx context.Context) (*network.Networks, error) {
-	if _, err := a.store(ctx); err != nil {
-		return nil, err
-	}
-	return network.Open(filepath.Join(a.disk.Root(), "network"), network.Options{Logger: a.logger()})
 }
 
 // withNetworks calls do with the networks of the store.
