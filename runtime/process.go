@@ -208,26 +208,31 @@ func (t *table) execute(args, env []string, last *filter) error {
 			candidates = append(candidates, strings.TrimSuffix(dir, "/")+"/"+args[0])
 		}
 	}
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	for _, c := range candidates {
 		object := c
 		if len(candidates) > 1 {
 			object = args[0] + " in the directories of PATH"
 		}
-		t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, c, at(how), int(sizeofHow))
-		rows := 1
-		if last != nil {
-			rows++
-		}
-		t.allow(rows, unix.ENOENT, unix.ENOTDIR)
-		t.last().kind = kindTry
-		if last != nil {
-			t.install(last)
-		}
-		t.call(step{stepExecute, c}, unix.SYS_EXECVE, c, argv, envp)
-		t.last().kind = kindTry
+		t.try(c, object, argv, envp, last)
 	}
 	return nil
+}
+
+// try adds the rows of one candidate for the program.
+func (t *table) try(program, object string, argv, envp address, last *filter) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, program, at(how), int(sizeofHow))
+	rows := 1
+	if last != nil {
+		rows++
+	}
+	t.allow(rows, unix.ENOENT, unix.ENOTDIR)
+	t.last().kind = kindTry
+	if last != nil {
+		t.install(last)
+	}
+	t.call(step{stepExecute, program}, unix.SYS_EXECVE, program, argv, envp)
+	t.last().kind = kindTry
 }
 
 // strings makes an argument or environment vector.
