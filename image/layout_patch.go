@@ -72,11 +72,18 @@ func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
 		if size <= layoutSmall || size > layoutLarge {
 			return errNotPatched
 		}
-		data := make([]byte, size)
-		if _, err := f.ReadAt(data, 0); err != nil {
-			return err
+		p := layoutPatch{}
+		// New lines need no more than the end, when there is one before them.
+		if !slices.ContainsFunc(edits, func(e layoutEdit) bool { return e.old.Target.Digest != "" }) {
+			if err := p.read(f, size-layoutSmall, size); err != nil {
+				return err
+			}
 		}
-		p := layoutPatch{data: data}
+		if !bytes.Contains(p.data, []byte("\n,{")) {
+			if err := p.read(f, 0, size); err != nil {
+				return err
+			}
+		}
 		for _, e := range edits {
 			if err := p.apply(e); err != nil {
 				return err
@@ -86,14 +93,21 @@ func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
 	})
 }
 
-// layoutPatch is an index.json that is being changed, and where it was.
+// layoutPatch is an index.json that is being changed, or the end of it.
 type layoutPatch struct {
+	off     int64 // of data in the file
 	data    []byte
-	changed [][2]int // from, to
+	changed [][2]int // of data, from and to
+}
+
+func (p *layoutPatch) read(f *os.File, from, to int64) error {
+	p.off, p.data = from, make([]byte, to-from)
+	_, err := f.ReadAt(p.data, from)
+	return err
 }
 
 func (p *layoutPatch) apply(e layoutEdit) error {
-	if !bytes.HasPrefix(p.data, []byte(layoutHead)) || !bytes.HasSuffix(p.data, []byte("\n"+layoutTail)) {
+	if p.off == 0 && !bytes.HasPrefix(p.data, []byte(layoutHead)) || !bytes.HasSuffix(p.data, []byte("\n"+layoutTail)) {
 		return errNotPatched
 	}
 	if e.old.Target.Digest != "" {
@@ -141,7 +155,7 @@ func (p *layoutPatch) add(r Ref) error {
 	}
 	at := len(p.data) - len(layoutTail)
 	separator := ","
-	if !bytes.Contains(p.data[len(layoutHead):at], []byte("{")) {
+	if p.off == 0 && !bytes.Contains(p.data[len(layoutHead):at], []byte("{")) {
 		separator = " "
 	}
 	p.data = p.data[:at]
@@ -157,7 +171,7 @@ func (p *layoutPatch) fill(at int, with []byte) {
 
 func (p *layoutPatch) write(f *os.File) error {
 	for _, c := range p.changed {
-		if _, err := f.WriteAt(p.data[c[0]:c[1]], int64(c[0])); err != nil {
+		if _, err := f.WriteAt(p.data[c[0]:c[1]], p.off+int64(c[0])); err != nil {
 			return fmt.Errorf("write %s: %w", ocispec.ImageIndexFile, err)
 		}
 	}

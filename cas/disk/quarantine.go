@@ -92,6 +92,8 @@ func (sw *Sweep) end(ctx context.Context) error {
 		return err // the sums stay marked as not exact
 	}
 	return sw.s.changeUsage(ctx, true, func(r *usageRecord) error {
+		// An ingest that began in the middle has found what was taken after that.
+		r.Sweeps++
 		r.addAll(&sw.change)
 		if r.Unsure > 0 {
 			r.Unsure--

@@ -33,8 +33,8 @@ type Size struct {
 // batch is how many images are published together: the records of one ingest are limited.
 const batch = 200
 
-// Name returns the name of the i'th image.
-func Name(i int) string { return fmt.Sprintf("synth/image%05d:1", i) }
+// Name returns the name of the i'th image: a hundred in one directory.
+func Name(i int) string { return fmt.Sprintf("synth%03d/image%05d:1", i/100, i) }
 
 // Fill puts images into a store. Trees are made for every treeEach'th of them, all when
 // it is 1. progress is called with the number of images that are there; it may be nil.
