@@ -276,7 +276,7 @@ func connect(host, inner *routeConn, ns *os.File, nw *Network, bridge int, m Mem
 	err = host.addVeth(veth{name: m.Peer, peer: m.Interface, master: bridge, mtu: nw.MTU, ns: int(ns.Fd()), mac: mac})
 	if errors.Is(err, unix.EEXIST) {
 		// Of a container that had the address before; its namespace has ended or is ending.
-		if old, lerr := host.link(m.Peer); lerr == nil {
+		if old, lerr := host.link(m.Peer); lerr == nil && old.master == bridge {
 			if derr := host.deleteLink(old.index); derr != nil {
 				return derr
 			}
@@ -314,7 +314,8 @@ func connect(host, inner *routeConn, ns *os.File, nw *Network, bridge int, m Mem
 // peerName names the host's end of a pair after the network and the address: it is known
 // before it is made, and nobody else's.
 func peerName(a netip.Addr, net *Network) string {
-	return fmt.Sprintf("lf%s-%x", net.ID[:4], hostNumber(a, net.IPv4))
+	const digits = 7 // with the 6 of a host's number at most, all that a name holds
+	return fmt.Sprintf("lf%.*s%x", digits, net.ID, hostNumber(a, net.IPv4))
 }
 
 // networkFor returns the network of a name, and makes the default one if it is not
