@@ -105,11 +105,10 @@ func (s *Store) RestoreNames(ctx context.Context) (restored map[string]Ref, err 
 	if err != nil || len(bad) == 0 {
 		return nil, err
 	}
-	data, err := s.records.ReadRecord(ocispec.ImageIndexFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+	named, err := s.layoutNames()
+	if err != nil {
 		return nil, err
 	}
-	named := layoutNames(data)
 	restored = map[string]Ref{}
 	for _, d := range bad {
 		r, ok := named[d.Record]
@@ -129,13 +128,20 @@ func (s *Store) RestoreNames(ctx context.Context) (restored map[string]Ref, err 
 	return restored, nil
 }
 
-// layoutNames returns what an index.json says of names, by their records; nothing where
-// it cannot be read.
-func layoutNames(data []byte) map[string]Ref {
+// layoutNames returns what index.json says of names, by their records; nothing where it
+// cannot be read.
+func (s *Store) layoutNames() (map[string]Ref, error) {
 	out := map[string]Ref{}
+	data, err := s.records.ReadRecord(ocispec.ImageIndexFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	var x ocispec.Index
 	if json.Unmarshal(data, &x) != nil {
-		return out
+		return out, nil //nolint:nilerr // damaged too, which is no reason to fail
 	}
 	for _, m := range x.Manifests {
 		r := Ref{Target: ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}, Source: "index.json"}
@@ -143,13 +149,11 @@ func layoutNames(data []byte) map[string]Ref {
 			continue
 		}
 		if name := m.Annotations[AnnotationImageName]; name != "" {
-			parsed, err := reference.Parse(name)
-			if err != nil {
+			if r.Name, err = reference.Parse(name); err != nil {
 				continue
 			}
-			r.Name = parsed
 		}
 		out[r.record()] = r
 	}
-	return out
+	return out, nil
 }

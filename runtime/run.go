@@ -11,7 +11,6 @@ import (
 
 	goruntime "runtime"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,9 +40,6 @@ func Run(ctx context.Context, c Config) (Status, error) {
 		c.Started(p.Pid())
 	}
 	status, err := p.follow(ctx, &c)
-	if h := c.Spec.Hooks; h != nil {
-		err = errors.Join(err, RunHooks(context.WithoutCancel(ctx), "poststop", h.Poststop, c.state(specs.StateStopped, 0)))
-	}
 	return status, errors.Join(err, p.Close())
 }
 

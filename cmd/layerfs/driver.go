@@ -12,6 +12,7 @@ import (
 	"github.com/layerfs/layerfs/internal/userns"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/unionfs/fuse"
 	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 	"github.com/layerfs/layerfs/unionfs/overlay"
 	"github.com/spf13/cobra"
@@ -26,14 +27,14 @@ func (a *app) drivers() []unionfs.Driver {
 	var o overlay.Options
 	switch {
 	case os.Geteuid() != 0:
-		return nil
+		return []unionfs.Driver{fuse.New(fuse.Options{})}
 	case a.ids != nil:
 		mounter := treefs.Mounter{Owners: treeOwners(a.ids)}
 		o = overlay.Options{UserNamespace: true, Trees: func(ctx context.Context, tree string, data []string, ns unionfs.Namespace) (*mountapi.Mount, error) {
 			return mounter.Mount(ctx, treefs.Options{Tree: tree, Data: data, Namespace: ns})
 		}}
 	}
-	return []unionfs.Driver{overlay.New(o)}
+	return []unionfs.Driver{overlay.New(o), fuse.New(fuse.Options{})}
 }
 
 // treeOwners tells a server of trees which ids there are.
@@ -67,7 +68,6 @@ const overlayDriver = "overlay"
 // absentDrivers are the drivers of the design that this version does not have, with
 // the reason that auto and info give.
 var absentDrivers = map[string]string{
-	"fuse": "this version of layerfs has no FUSE server yet",
 	"aufs": "this version of layerfs has no AUFS driver yet",
 }
 
@@ -168,12 +168,17 @@ func (a *app) tryDriver(ctx context.Context, s *snapshot.Store, d unionfs.Driver
 	return nil, tried, nil
 }
 
-// unmount unmounts one target.
+// unmount unmounts one target, by the driver that has mounted it: the server of a FUSE
+// mount has to be waited for.
 func (a *app) unmount(ctx context.Context, target string, force bool) error {
-	for _, d := range a.drivers() {
-		if u, ok := d.(unionfs.Unmounter); ok {
-			return u.Unmount(ctx, target, force)
+	mounts, err := mountapi.List(target)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.Target == target && m.Type == fuse.MountType {
+			return fuse.New(fuse.Options{}).Unmount(ctx, target, force)
 		}
 	}
-	return fmt.Errorf("unmount %s: %w", target, errors.ErrUnsupported)
+	return overlay.New(overlay.Options{}).Unmount(ctx, target, force)
 }

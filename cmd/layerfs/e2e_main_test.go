@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/internal/testenv"
+	"github.com/layerfs/layerfs/unionfs/fuse"
 	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 	"golang.org/x/sys/unix"
 )
@@ -29,12 +30,9 @@ import (
 const asProgram = "LAYERFS_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
-	// A server of trees is started without any environment.
-	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && os.Args[1] == treefs.Command {
+	// Servers are started without any environment.
+	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && (os.Args[1] == treefs.Command || os.Args[1] == fuse.ServerArgs()[0]) {
 		os.Exit(run())
-	}
-	if os.Geteuid() == 0 {
-		testenv.OwnNetwork() // containers have networks
 	}
 	code := m.Run()
 	left := leftovers()

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/layerfs/layerfs/internal/userns"
+	"github.com/layerfs/layerfs/unionfs/fuse"
 	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 )
 
@@ -53,6 +54,8 @@ func serve(args []string) (bool, error) {
 		return true, userns.Keep(args[2])
 	case len(args) > 1 && args[1] == treefs.Command:
 		return true, treefs.Serve()
+	case len(args) > 1 && args[1] == fuse.ServerArgs()[0]:
+		return true, fuse.Serve(os.Stderr)
 	default:
 		return false, nil
 	}

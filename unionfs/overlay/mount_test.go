@@ -16,6 +16,7 @@ import (
 	"github.com/layerfs/layerfs/tree"
 	"github.com/layerfs/layerfs/unionfs"
 	"github.com/layerfs/layerfs/unionfs/overlay"
+	"github.com/layerfs/layerfs/unionfs/unionfstest"
 )
 
 // bench is a temporary directory with the places of a union in it.
@@ -36,7 +37,7 @@ func newBench(t testing.TB, trees int) bench {
 	b.layers.Upper, b.layers.Work = b.at("upper"), b.at("work")
 	for i := range trees {
 		image := b.at(fmt.Sprintf("tree%03d", i))
-		writeTree(t, image, smallTree(i))
+		unionfstest.WriteTree(t, image, smallTree(i))
 		b.layers.Lower = append(b.layers.Lower, unionfs.Lower{Tree: image})
 	}
 	return b
@@ -149,7 +150,7 @@ func TestStoreOnOverlay(t *testing.T) {
 		for _, name := range []string{"target", "data"} {
 			must(t, os.Mkdir(inner.at(name), 0o755))
 		}
-		writeTree(t, inner.at("tree"), smallTree(7))
+		unionfstest.WriteTree(t, inner.at("tree"), smallTree(7))
 		inner.layers.Lower = []unionfs.Lower{{Tree: inner.at("tree")}}
 		inner.use(t, overlay.Options{}, unionfs.Options{ReadOnly: true}, func(root string) { expectFile(t, filepath.Join(root, "all"), "of tree 7") })
 		waitForLoops(t, inner.at("tree"))
@@ -192,7 +193,7 @@ func TestLongAndOddPaths(t *testing.T) {
 	for _, name := range []string{"upper", "work", "target", "data", "lower"} {
 		must(t, os.MkdirAll(inner.at(name), 0o755))
 	}
-	writeTree(t, inner.at("tree"), smallTree(1))
+	unionfstest.WriteTree(t, inner.at("tree"), smallTree(1))
 	inner.layers = unionfs.Layers{
 		Lower: []unionfs.Lower{{Dir: inner.at("lower")}, {Tree: inner.at("tree")}}, Data: []string{inner.at("data")}, Upper: inner.at("upper"), Work: inner.at("work"),
 	}

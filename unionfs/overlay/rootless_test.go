@@ -161,7 +161,7 @@ func bottomTree(t testing.TB, dir string) (unionfs.Lower, []string) {
 	if filepath.Base(dir) != "lower0" {
 		return unionfs.Lower{Dir: dir}, nil
 	}
-	return treeOf(t, dir, unionfs.User)
+	return unionfstest.AsTree(t, dir, unionfs.User)
 }
 
 func TestConformanceRootlessOfDirectories(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,10 @@ const (
 )
 
 const ready = "ready\n"
+
+// startTime is how long a server may take to open its layers, which includes waiting
+// for the last server of the same upper to flush that.
+const startTime = time.Minute
 
 // Program is how a process that serves is started.
 type Program struct {
@@ -82,6 +87,8 @@ func Spawn(ctx context.Context, p Program, dev *os.File, minor string, config an
 	if err := errors.Join(cmd.Start(), theirs.Close()); err != nil {
 		return fmt.Errorf("start FUSE server: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
