@@ -75,8 +75,8 @@ func (b *bench) close() error {
 	return errors.Join(err, os.RemoveAll(b.work))
 }
 
-// measure runs a line and writes what it measured, so that an interrupted run has all
-// lines that were complete.
+// measure runs a line and writes what it measured. That is also done after each piece of
+// work, so that an interrupted run has what was complete.
 func (b *bench) measure(ctx context.Context, l line) error {
 	if err := b.report.begin(ctx, l); err != nil {
 		return err
@@ -202,7 +202,7 @@ func (b *bench) compete(ctx context.Context, w report.Work, rounds int, cs ...co
 		}
 	}
 	b.report.add(&w)
-	return w.Entries, nil
+	return w.Entries, b.report.end(b.out, b.record)
 }
 
 func lastLine(err error) string {
