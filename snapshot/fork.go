@@ -98,7 +98,7 @@ func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (_ *Rec
 	defer unlock()
 	data, err := encodeRecord(&above)
 	if err == nil {
-		err = s.makeHome(sealed.Key, root)
+		err = s.makeHome(sealed.Key, root, true)
 	}
 	if err == nil {
 		err = s.disk.WriteRecord(ctx, recordName(sealed.Key), data)

@@ -28,18 +28,30 @@ func (s *Store) dir(key Key) string {
 func (s *Store) Upper(key Key) string { return filepath.Join(s.dir(key), "upper") }
 
 // makeHome creates the directory of a snapshot, which must not exist, and in it, with
-// root, an empty upper directory with that metadata.
-func (s *Store) makeHome(key Key, root *tree.Inode) error {
+// root, an empty upper directory with that metadata. It flushes them where asked to: what
+// goes with its process has nothing to lose in a power cut, and its home need only be
+// recognizable as a leftover, for which the record alone is flushed.
+func (s *Store) makeHome(key Key, root *tree.Inode, flush bool) error {
 	dir := s.dir(key)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
+	made := []string{filepath.Dir(dir)}
 	if root != nil {
 		if err := s.makeUpper(dir, root); err != nil {
 			return err
 		}
+		made = []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work"), dir, filepath.Dir(dir)}
 	}
-	return syncDir(filepath.Dir(dir))
+	if !flush {
+		return nil
+	}
+	for _, d := range made {
+		if err := syncDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeHome removes the directory of a snapshot, a record first. It refuses where
@@ -64,7 +76,7 @@ func (s *Store) removeHome(key Key) error {
 
 // makeUpper creates the empty upper and work directories of a snapshot. The root of
 // an overlay mount shows the metadata of the upper directory, so that begins as the
-// image's root directory. All of it is durable when makeUpper returns nil.
+// image's root directory.
 func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	for _, d := range []string{"upper", "work"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
@@ -96,11 +108,6 @@ func (s *Store) makeUpper(dir string, root *tree.Inode) error {
 	ts := unix.Timespec{Sec: root.MTime.Sec, Nsec: int64(root.MTime.Nsec)}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, upper, []unix.Timespec{ts, ts}, 0); err != nil {
 		return fmt.Errorf("set time of the root directory: %w", err)
-	}
-	for _, d := range []string{upper, filepath.Join(dir, "work"), dir} {
-		if err := syncDir(d); err != nil {
-			return err
-		}
 	}
 	return nil
 }

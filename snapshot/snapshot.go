@@ -135,7 +135,7 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 			err = errors.Join(err, s.removeHome(key))
 		}
 	}()
-	if err := s.makeHome(key, root); err != nil {
+	if err := s.makeHome(key, root, !o.Ephemeral); err != nil {
 		return nil, err
 	}
 	return rec, s.nameNew(ctx, rec, data)
