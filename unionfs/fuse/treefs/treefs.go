@@ -33,11 +33,7 @@
 // # Owners and attributes
 //
 // Owners are ids of the user namespace that mounted; those that it lacks are replaced by
-// Options.Owners. For the namespace [unionfs.User] attributes appear as overlayfs with
-// userxattr wants them: trees are written for trusted.overlay.*, and show as
-// user.overlay.*; a file's own attribute of that prefix shows escaped. Attributes that
-// a user namespace cannot have (trusted.*, and security.* but for capabilities) are not
-// shown, because copying them up would fail.
+// Options.Owners. How attributes appear is said in package treeview.
 package treefs
 
 import (
@@ -52,17 +48,8 @@ import (
 	"github.com/layerfs/layerfs/erofs"
 	"github.com/layerfs/layerfs/tree"
 	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/unionfs/internal/treeview"
 )
-
-// Range is a run of ids.
-type Range struct{ First, Count uint32 }
-
-// Owners are the ids that files can have. The zero value is that they can have all.
-type Owners struct {
-	UIDs, GIDs []Range
-	// OtherUID and OtherGID own files whose owners are not among them.
-	OtherUID, OtherGID uint32
-}
 
 // Options say what to serve. They are passed to the server's process as JSON.
 type Options struct {
@@ -71,6 +58,12 @@ type Options struct {
 	Namespace unionfs.Namespace // that of the overlay above
 	Owners    Owners
 }
+
+// Owners are the ids that files can have.
+type Owners = treeview.Owners
+
+// Range is a run of ids.
+type Range = treeview.Range
 
 // forever is how many seconds answers are valid for.
 const forever = 1 << 30
@@ -82,7 +75,7 @@ const firstNode = fuse.FUSE_ROOT_ID + 1
 // FS is the file system. It is safe for concurrent use.
 type FS struct {
 	fuse.RawFileSystem
-	opts  Options
+	view  treeview.View
 	image *erofs.Image
 	data  *objects // nil serves metadata
 	trim  trimmer
@@ -99,8 +92,9 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve tree: %w", err)
 	}
-	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), opts: o, image: image, trim: trimmer{image: image}}
-	if len(o.Data) > 0 {
+	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), image: image, trim: trimmer{image: image}}
+	f.view = treeview.View{Namespace: o.Namespace, Contents: len(o.Data) > 0, Owners: o.Owners}
+	if f.view.Contents {
 		if f.data, err = newObjects(o.Data); err != nil {
 			return nil, errors.Join(fmt.Errorf("serve tree: %w", err), image.Close())
 		}
@@ -206,7 +200,7 @@ func (f *FS) attr(st *erofs.Stat, n erofs.NID, out *fuse.Attr) {
 	*out = fuse.Attr{
 		Ino: f.node(n), Size: uint64(st.Size), Blocks: uint64(st.Size+sector-1) / sector, Blksize: erofs.BlockSize,
 		Mtime: uint64(st.MTime.Sec), Mtimensec: st.MTime.Nsec, Mode: fileType(st.Type) | uint32(st.Mode), Nlink: st.Nlink,
-		Owner: fuse.Owner{Uid: f.opts.Owners.uid(st.UID), Gid: f.opts.Owners.gid(st.GID)},
+		Owner: fuse.Owner{Uid: f.view.Owners.UID(st.UID), Gid: f.view.Owners.GID(st.GID)},
 	}
 	out.Atime, out.Atimensec, out.Ctime, out.Ctimensec = out.Mtime, out.Mtimensec, out.Mtime, out.Mtimensec
 	if st.Type == tree.CharDevice || st.Type == tree.BlockDevice {
@@ -232,22 +226,6 @@ func fileType(t tree.Type) uint32 {
 	default:
 		return unix.S_IFREG
 	}
-}
-
-func (o *Owners) uid(id uint32) uint32 { return among(o.UIDs, id, o.OtherUID) }
-func (o *Owners) gid(id uint32) uint32 { return among(o.GIDs, id, o.OtherGID) }
-
-// among returns id if ranges have it, else other.
-func among(ranges []Range, id, other uint32) uint32 {
-	for _, r := range ranges {
-		if id-r.First < r.Count {
-			return id
-		}
-	}
-	if len(ranges) == 0 {
-		return id
-	}
-	return other
 }
 
 // Readlink returns the target of a symbolic link.

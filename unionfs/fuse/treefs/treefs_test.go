@@ -120,7 +120,7 @@ func mount(t *testing.T, o Options, owners Owners) string {
 func TestNames(t *testing.T) {
 	o := write(t, t.TempDir())
 	o.Data = nil
-	at := mount(t, o, Owners{UIDs: []Range{{0, 10}}, GIDs: []Range{{0, 10}}, OtherUID: 7, OtherGID: 8})
+	at := mount(t, o, Owners{UIDs: []Range{{First: 0, Count: 10}}, GIDs: []Range{{First: 0, Count: 10}}, OtherUID: 7, OtherGID: 8})
 	for range 2 { // the second time from what the kernel remembers
 		var got []string
 		must(t, filepath.WalkDir(at, func(path string, d fs.DirEntry, err error) error {
@@ -304,7 +304,7 @@ func TestAttributes(t *testing.T) {
 
 func TestACL(t *testing.T) {
 	o := write(t, t.TempDir())
-	at := mount(t, o, Owners{UIDs: []Range{{0, 1}}, GIDs: []Range{{0, 1}}})
+	at := mount(t, o, Owners{UIDs: []Range{{First: 0, Count: 1}}, GIDs: []Range{{First: 0, Count: 1}}})
 	value := make([]byte, 256)
 	n, err := unix.Lgetxattr(filepath.Join(at, "acl"), "system.posix_acl_access", value)
 	must(t, err)
