@@ -19,7 +19,7 @@ import (
 )
 
 // driverNames are the values of --driver, best first.
-var driverNames = []string{"auto", overlayDriver, "fuse", "aufs"}
+var driverNames = []string{"auto", overlayDriver, "fuse", checkoutDriverName, "aufs"}
 
 // drivers returns the union file systems of this program that can be of use to the user
 // as who they are here, best first.
@@ -34,7 +34,7 @@ func (a *app) drivers() []unionfs.Driver {
 			return mounter.Mount(ctx, treefs.Options{Tree: tree, Data: data, Namespace: ns})
 		}}
 	}
-	return []unionfs.Driver{overlay.New(o), fuse.New(fuse.Options{})}
+	return []unionfs.Driver{overlay.New(o), fuse.New(fuse.Options{}), a.newCheckoutDriver()}
 }
 
 // treeOwners tells a server of trees which ids there are.
@@ -56,7 +56,7 @@ func passedOver(name string) error {
 	if why, ok := absentDrivers[name]; ok {
 		return fmt.Errorf("driver %s: %s: %w", name, why, errors.ErrUnsupported)
 	}
-	if name == overlayDriver && os.Geteuid() != 0 {
+	if (name == overlayDriver || name == checkoutDriverName) && os.Geteuid() != 0 {
 		return fmt.Errorf(`driver %s: an ordinary user's mounts by the kernel show inside "layerfs unshare" only; run the command there: %w`, name, fs.ErrPermission)
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -42,7 +43,7 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 		return err
 	}
 	if !opts.DryRun {
-		if err := a.imgs.RefreshLayout(ctx); err != nil {
+		if err := errors.Join(a.imgs.RefreshLayout(ctx), a.sweepCheckouts(ctx)); err != nil {
 			return err
 		}
 	}
