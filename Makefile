@@ -73,7 +73,15 @@ images: setup ## build the real images that tests load (kept under the cache dir
 
 .PHONY: crash
 crash: setup ## kill commands at every step and cut the power 2,100 times (15 minutes; make test takes a sample)
-	go test -count=1 -v -timeout=60m ./internal/crashtest -run='$(RUN)' -long
+	go test -count=1 -v -timeout=60m ./internal/crashtest -run='Kill|Power|Damage|Fault' -long
+
+.PHONY: stress
+stress: setup ## 32 processes of the race-built program on one store for 20 minutes
+	go test -count=1 -v -timeout=60m ./internal/crashtest -run=TestStress -long
+
+.PHONY: scale
+scale: build ## measure commands on a store of 10,000 images against one of 10 (15 minutes, 5 GB; SCALE=flags)
+	go run ./bench/scale $(SCALE)
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## run every fuzz target for a few seconds

@@ -145,14 +145,18 @@ func (c *changing) contender(kind string, e engine) contender {
 		if err != nil {
 			return err
 		}
-		return errors.Join(c.change(dir), e.leave(key))
+		err = errors.Join(c.change(dir), e.leave(key))
+		if l, ok := e.(*layerfsEngine); ok && kind == "fork" && err == nil {
+			_, err = run(ctx, l.b.lfs("umount", key)) // what is mounted is not forked
+		}
+		return err
 	}
 	out.check = func(ctx context.Context) error {
 		if kind != "fork" {
 			return do(ctx, e.drop(key), "")
 		}
 		if _, ok := e.(*layerfsEngine); ok {
-			return do(ctx, append(e.drop(key), c.b.lfs("snapshots", "rm", key+"-fork")), "")
+			return do(ctx, [][]string{c.b.lfs("snapshots", "rm", key, key+"-fork")}, "")
 		}
 		return do(ctx, append(e.drop(key+"-fork"), e.drop(key)...), "")
 	}

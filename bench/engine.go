@@ -192,8 +192,8 @@ func (b *bench) same(ctx context.Context, got, image string, ignore []string) er
 	return err
 }
 
-// find looks for a program and asks it for its version: the first word of what it prints
-// that begins with a digit.
+// find looks for a program and asks it for its version: the first word that begins with
+// a digit on the line that names the program, or else at all.
 func find(ctx context.Context, name string, args ...string) (path, version string, err error) {
 	if path, err = exec.LookPath(name); err != nil {
 		return "", "", err
@@ -201,6 +201,12 @@ func find(ctx context.Context, name string, args ...string) (path, version strin
 	out, err := output(ctx, append([]string{path}, args...)...)
 	if err != nil {
 		return "", "", err
+	}
+	for l := range strings.Lines(out) {
+		if strings.HasPrefix(l, name) {
+			out = l
+			break
+		}
 	}
 	for _, w := range strings.Fields(out) {
 		w = strings.Trim(strings.TrimPrefix(w, "v"), ",")

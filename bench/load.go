@@ -26,7 +26,11 @@ func loadLine(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			if err := b.loadWork(ctx, work, a); err != nil {
+			rounds := b.rounds
+			if image == "layered" {
+				rounds = (rounds + 1) / 2 // a turn takes long enough to be steady
+			}
+			if err := b.loadWork(ctx, work, a, rounds); err != nil {
 				return err
 			}
 		}
@@ -34,7 +38,7 @@ func loadLine(ctx context.Context, b *bench) error {
 	return nil
 }
 
-func (b *bench) loadWork(ctx context.Context, work string, a archive) error {
+func (b *bench) loadWork(ctx context.Context, work string, a archive, rounds int) error {
 	cs := make([]contender, 0, len(b.engines)+4)
 	for _, e := range b.engines {
 		cs = append(cs, b.loading(e, a))
@@ -49,7 +53,7 @@ func (b *bench) loadWork(ctx context.Context, work string, a archive) error {
 		args: func() []string { return extract(a.layers, b.disk.dir, "") }}
 	synced := contender{name: "tar -x, then sync", prepare: b.fresh, disk: true,
 		args: func() []string { return extract(a.layers, b.disk.dir, "sync -f "+b.disk.dir) }}
-	r, err := b.compete(ctx, report.Work{Name: work, Judge: report.CPU, About: loadAbout}, b.rounds, append(cs, floor, writing, tar, synced)...)
+	r, err := b.compete(ctx, report.Work{Name: work, Judge: report.CPU, About: loadAbout}, rounds, append(cs, floor, writing, tar, synced)...)
 	if err != nil {
 		return err
 	}

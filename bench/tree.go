@@ -157,7 +157,9 @@ func (b *bench) rootlessKind(ctx context.Context, a archive) *mountKind {
 			return err
 		}
 	}
-	m.mount, m.umount = do("mount", "--name", "user", a.ref, m.dir), do("umount", "--rm", "user")
+	inside := append([]string{"unshare"}, b.tool("cmd/layerfs", "--root", home+"/store")...)
+	m.mount = do(append(inside[:len(inside):len(inside)], "mount", "--name", "user", a.ref, m.dir)...)
+	m.umount = do(append(inside[:len(inside):len(inside)], "umount", "--rm", "user")...)
 	// The user reaches the file system of the measurement, and reads the archive itself.
 	err = errors.Join(os.Chmod(b.work, 0o711), os.Chmod(b.disk.dir, 0o711))
 	for _, dir := range []string{home, home + "/run", m.dir} {

@@ -105,10 +105,11 @@ func (s *Store) RestoreNames(ctx context.Context) (restored map[string]Ref, err 
 	if err != nil || len(bad) == 0 {
 		return nil, err
 	}
-	named, err := s.layoutNames()
-	if err != nil {
+	data, err := s.records.ReadRecord(ocispec.ImageIndexFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 		return nil, err
 	}
+	named := layoutNames(data)
 	restored = map[string]Ref{}
 	for _, d := range bad {
 		r, ok := named[d.Record]
@@ -128,20 +129,13 @@ func (s *Store) RestoreNames(ctx context.Context) (restored map[string]Ref, err 
 	return restored, nil
 }
 
-// layoutNames returns what index.json says of names, by their records; nothing where it
-// cannot be read.
-func (s *Store) layoutNames() (map[string]Ref, error) {
+// layoutNames returns what an index.json says of names, by their records; nothing where
+// it cannot be read.
+func layoutNames(data []byte) map[string]Ref {
 	out := map[string]Ref{}
-	data, err := s.records.ReadRecord(ocispec.ImageIndexFile)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-		return out, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	var x ocispec.Index
 	if json.Unmarshal(data, &x) != nil {
-		return out, nil //nolint:nilerr // damaged too, which is no reason to fail
+		return out
 	}
 	for _, m := range x.Manifests {
 		r := Ref{Target: ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}, Source: "index.json"}
@@ -149,11 +143,13 @@ func (s *Store) layoutNames() (map[string]Ref, error) {
 			continue
 		}
 		if name := m.Annotations[AnnotationImageName]; name != "" {
-			if r.Name, err = reference.Parse(name); err != nil {
+			parsed, err := reference.Parse(name)
+			if err != nil {
 				continue
 			}
+			r.Name = parsed
 		}
 		out[r.record()] = r
 	}
-	return out, nil
+	return out
 }

@@ -41,9 +41,13 @@ func (s *Store) RefreshLayout(ctx context.Context) (err error) {
 	return s.writeLayoutFile(ctx, want)
 }
 
-// writeLayout makes index.json say what the names say. The file oci-layout beside it is
-// the same for ever and made with the store. The caller holds the lock of names.
-func (s *Store) writeLayout(ctx context.Context) error {
+// editLayout makes index.json say what the names say, of which only the given ones have
+// changed. The caller holds the lock of names.
+func (s *Store) editLayout(ctx context.Context, edits []layoutEdit) error {
+	err := s.patchLayout(ctx, edits)
+	if !errors.Is(err, errNotPatched) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	data, err := s.layout(ctx)
 	if err != nil {
 		return err
@@ -64,18 +68,7 @@ func (s *Store) layout(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]ocispec.Descriptor, 0, len(refs))
-	for _, r := range refs {
-		d := ocispec.Descriptor{MediaType: r.Target.MediaType, Digest: r.Target.Digest, Size: r.Target.Size}
-		if !r.Name.IsZero() {
-			d.Annotations = map[string]string{
-				ocispec.AnnotationRefName: r.Name.String(),
-				AnnotationImageName:       r.Name.String(),
-			}
-		}
-		entries = append(entries, d)
-	}
-	return EncodeLayoutIndex(entries)
+	return encodeLayout(refs)
 }
 
 // EncodeLayoutIndex returns an index.json with these entries.

@@ -64,7 +64,7 @@ func (im *Image) History() []HistoryLine {
 // Match is what a person's word for an image was found to mean.
 type Match struct {
 	Target ocispec.Descriptor // a manifest or an index
-	Refs   []Ref              // all refs whose target leads to Target
+	Refs   []Ref              // that lead to Target: the name that was looked up, or all
 	ByName bool               // the word was one of the names, not an id or a digest
 }
 
@@ -102,19 +102,17 @@ func (s *Store) findName(ctx context.Context, name reference.Reference) (Match, 
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Match{}, err
 	}
-	found := err == nil
-	if !found && name.Digest() == "" {
+	if err == nil {
+		return Match{Target: exact.Target, Refs: []Ref{exact}, ByName: true}, nil
+	}
+	if name.Digest() == "" {
 		return Match{}, err
 	}
 	refs, lerr := s.soundRefs(ctx)
 	if lerr != nil {
 		return Match{}, lerr
 	}
-	m := Match{Target: exact.Target, ByName: true}
-	if found {
-		m.Refs = slices.DeleteFunc(refs, func(r Ref) bool { return r.Target.Digest != exact.Target.Digest })
-		return m, nil
-	}
+	m := Match{ByName: true}
 	for _, r := range refs {
 		if r.Name.Repository() != name.Repository() {
 			continue
@@ -260,6 +258,26 @@ func (s *Store) walkDepth(ctx context.Context, d ocispec.Descriptor, depth int, 
 // Resolve finds an image by a word as Find does, and reads it. Of an index it takes
 // the image that suits platform best, that of this machine when platform is nil.
 func (s *Store) Resolve(ctx context.Context, word string, platform *ocispec.Platform) (*Image, error) {
+	im, err := s.ResolveAlone(ctx, word, platform)
+	if err != nil {
+		return nil, err
+	}
+	refs, err := s.Names(ctx, im.Target)
+	if err != nil {
+		return nil, err
+	}
+	im.Names = im.Names[:0]
+	for _, r := range refs {
+		if !r.Name.IsZero() {
+			im.Names = append(im.Names, r.Name)
+		}
+	}
+	return im, nil
+}
+
+// ResolveAlone is Resolve without looking for names other than the one that was given: it
+// takes no longer when the store has many.
+func (s *Store) ResolveAlone(ctx context.Context, word string, platform *ocispec.Platform) (*Image, error) {
 	m, err := s.Find(ctx, word)
 	if err != nil {
 		return nil, err

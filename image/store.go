@@ -7,7 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/layerfs/layerfs/cas"
@@ -22,9 +25,15 @@ type Records interface {
 	// WriteRecord puts a record durably in place, whole or not at all.
 	WriteRecord(ctx context.Context, rel string, data []byte) error
 	RemoveRecord(ctx context.Context, rel string) error
+	// PatchRecord lets fn change a record in place; what it has written is durable then,
+	// but a power cut in the middle can leave anything: for what can be made again.
+	PatchRecord(ctx context.Context, rel string, fn func(f *os.File) error) error
 	// WalkRecords visits the records below a directory in no order, by their full
 	// names; a directory that is not there holds none.
 	WalkRecords(ctx context.Context, dir string, fn func(rel string, size int64, modified time.Time) error) error
+	// ListRecords returns the names of the files and directories in a directory; one that
+	// is not there has none.
+	ListRecords(dir string) ([]string, error)
 	// Lock takes a lock by name that excludes other processes.
 	Lock(ctx context.Context, name string) (unlock func() error, err error)
 }
@@ -156,11 +165,39 @@ func (s *Store) Refs(ctx context.Context) ([]Ref, error) {
 	if err != nil {
 		return nil, err
 	}
+	return refs, joinDamage(damaged)
+}
+
+func joinDamage(damaged []Damage) error {
 	errs := make([]error, len(damaged))
 	for i, d := range damaged {
 		errs[i] = d.Err
 	}
-	return refs, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+// RefsOf returns the names of one repository, as Refs does, reading no others.
+func (s *Store) RefsOf(ctx context.Context, repository reference.Reference) ([]Ref, error) {
+	var rels []string
+	list := func(dir, prefix string) error {
+		names, err := s.records.ListRecords(dir)
+		for _, name := range names {
+			if rest, ok := strings.CutPrefix(name, prefix); ok && rest != "" && (rest[0] == ':' || rest[0] == '@') {
+				rels = append(rels, dir+"/"+name)
+			}
+		}
+		return err
+	}
+	// The record of a long name lies in a directory, see Ref.record.
+	own := refsDir + "/" + repository.Repository()
+	if err := errors.Join(list(path.Dir(own), path.Base(own)), list(own, "")); err != nil {
+		return nil, fmt.Errorf("list names: %w", err)
+	}
+	refs, damaged, err := s.readEach(rels)
+	if err != nil {
+		return nil, err
+	}
+	return refs, errors.Join(joinDamage(damaged), ctx.Err())
 }
 
 // readRefs is Refs with the damaged records one by one.
@@ -173,6 +210,11 @@ func (s *Store) readRefs(ctx context.Context) (refs []Ref, damaged []Damage, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("list names: %w", err)
 	}
+	return s.readEach(rels)
+}
+
+// readEach reads the records of names.
+func (s *Store) readEach(rels []string) (refs []Ref, damaged []Damage, err error) {
 	refs = make([]Ref, 0, len(rels))
 	for _, rel := range rels {
 		r, err := s.readRef(rel)
@@ -256,7 +298,7 @@ func (s *Store) SetRefs(ctx context.Context, refs ...Ref) error {
 			if err != nil {
 				return err
 			}
-			if err := c.write(ctx, r.record(), data); err != nil {
+			if err := c.write(ctx, r, data); err != nil {
 				return fmt.Errorf("name %s: %w", r, err)
 			}
 			if !r.Name.IsZero() {
@@ -265,7 +307,7 @@ func (s *Store) SetRefs(ctx context.Context, refs ...Ref) error {
 		}
 		for _, r := range named {
 			r.Name = reference.Reference{}
-			if err := c.remove(ctx, r.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := c.remove(ctx, r); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -278,7 +320,7 @@ func (s *Store) SetRefs(ctx context.Context, refs ...Ref) error {
 func (s *Store) RemoveRefs(ctx context.Context, refs ...Ref) error {
 	return s.change(ctx, func(c *changes) error {
 		for _, r := range refs {
-			if err := c.remove(ctx, r.record()); err != nil {
+			if err := c.remove(ctx, r); err != nil {
 				return fmt.Errorf("remove name %s: %w", r, err)
 			}
 		}
@@ -286,28 +328,43 @@ func (s *Store) RemoveRefs(ctx context.Context, refs ...Ref) error {
 	})
 }
 
-// changes remembers what records held, to put it back.
+// changes remembers what records held, to put it back, and what index.json is to say.
 type changes struct {
 	records Records
 	undo    []func(context.Context) error
+	edits   []layoutEdit
 }
 
-func (c *changes) write(ctx context.Context, rel string, data []byte) error {
-	if err := c.remember(rel); err != nil {
+func (c *changes) write(ctx context.Context, r Ref, data []byte) error {
+	old, err := c.remember(r)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return c.records.WriteRecord(ctx, rel, data)
-}
-
-func (c *changes) remove(ctx context.Context, rel string) error {
-	if err := c.remember(rel); err != nil {
+	if err := c.records.WriteRecord(ctx, r.record(), data); err != nil {
 		return err
 	}
-	return c.records.RemoveRecord(ctx, rel)
+	c.edits = append(c.edits, layoutEdit{old: old, now: r})
+	return nil
 }
 
-func (c *changes) remember(rel string) error {
-	old, err := c.records.ReadRecord(rel)
+// remove wraps fs.ErrNotExist when there is no such name.
+func (c *changes) remove(ctx context.Context, r Ref) error {
+	old, err := c.remember(r)
+	if err != nil {
+		return err
+	}
+	if err := c.records.RemoveRecord(ctx, r.record()); err != nil {
+		return err
+	}
+	c.edits = append(c.edits, layoutEdit{old: old})
+	return nil
+}
+
+// remember notes what the record of a name holds, and returns it; a Ref without a target
+// when it is damaged. The error wraps fs.ErrNotExist when there is none.
+func (c *changes) remember(r Ref) (Ref, error) {
+	rel := r.record()
+	data, err := c.records.ReadRecord(rel)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		c.undo = append(c.undo, func(ctx context.Context) error {
@@ -316,12 +373,17 @@ func (c *changes) remember(rel string) error {
 			}
 			return nil
 		})
+		return Ref{}, err
 	case err != nil:
-		return err
-	default:
-		c.undo = append(c.undo, func(ctx context.Context) error { return c.records.WriteRecord(ctx, rel, old) })
+		return Ref{}, err
 	}
-	return nil
+	c.undo = append(c.undo, func(ctx context.Context) error { return c.records.WriteRecord(ctx, rel, data) })
+	old, err := parseRef(data)
+	if err != nil {
+		return Ref{}, nil //nolint:nilerr // index.json has no line of it
+	}
+	old.Name = r.Name
+	return old, nil
 }
 
 // change runs fn under the lock of names and brings index.json up to date; when either
@@ -335,7 +397,7 @@ func (s *Store) change(ctx context.Context, fn func(*changes) error) (err error)
 	c := &changes{records: s.records}
 	err = fn(c)
 	if err == nil {
-		err = s.writeLayout(ctx)
+		err = s.editLayout(ctx, c.edits)
 	}
 	if err == nil {
 		return nil

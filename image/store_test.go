@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 var epoch = time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -300,6 +302,13 @@ type failingRecords struct {
 
 var errDisk = errors.New("disk is full")
 
+func (f *failingRecords) PatchRecord(ctx context.Context, rel string, fn func(*os.File) error) error {
+	if rel == f.rel {
+		return errDisk
+	}
+	return f.Store.PatchRecord(ctx, rel, fn)
+}
+
 func (f *failingRecords) WriteRecord(ctx context.Context, rel string, data []byte) error {
 	if rel == f.rel {
 		return errDisk
@@ -484,4 +493,101 @@ func FuzzRefRecord(f *testing.F) {
 			}
 		}
 	})
+}
+
+// In a store with many names index.json is changed in place, and stays one that says what
+// the names say.
+func TestManyNames(t *testing.T) {
+	s, d := newStore(t)
+	one, two := commit(t, s, "one"), commit(t, s, "two")
+	const names = 200
+	want := map[string]digest.Digest{}
+	check := func(what string) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(d.Root(), "index.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := ParseLayoutIndex(data)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		got := map[string]digest.Digest{}
+		for _, m := range x.Manifests {
+			got[m.Annotations[AnnotationImageName]] = m.Digest
+		}
+		if !maps.Equal(got, want) || len(x.Manifests) != len(want) {
+			t.Fatalf("%s: index.json has %d entries, want %d\n%s", what, len(x.Manifests), len(want), data)
+		}
+	}
+	set := func(im *Image, words ...string) {
+		t.Helper()
+		var refs []Ref
+		for _, w := range words {
+			refs = append(refs, Ref{Name: mustRef(w), Target: im.Target})
+			want[mustRef(w).String()] = im.Target.Digest
+		}
+		if err := s.SetRefs(t.Context(), refs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(words ...string) {
+		t.Helper()
+		var refs []Ref
+		for _, w := range words {
+			refs = append(refs, Ref{Name: mustRef(w)})
+			delete(want, mustRef(w).String())
+		}
+		if err := s.RemoveRefs(t.Context(), refs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var words []string
+	for i := range names {
+		words = append(words, fmt.Sprintf("name%03d:1", i))
+	}
+	set(one, words...)
+	set(two, "other:1") // the first writes the unnamed ones away
+	check("many")
+	inode := func() uint64 {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(d.Root(), "index.json"), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	before := inode()
+	for what, do := range map[string]func(){
+		"add":          func() { set(two, "new:1") },
+		"replace":      func() { set(two, words[7]) },
+		"remove first": func() { remove(words[0]) },
+		"remove last":  func() { remove(words[names-1]) },
+		"remove two":   func() { remove(words[1], words[2]) },
+		"all at once":  func() { set(one, "x:1", "y:1", words[8], "other:1") },
+	} {
+		do()
+		check(what)
+	}
+	for repository, n := range map[string]int{"name009": 1, "name00": 0, "new": 1, "none": 0, "x": 1} {
+		if refs, err := s.RefsOf(t.Context(), mustRef(repository+":1")); err != nil || len(refs) != n {
+			t.Errorf("names of repository %s: %v, %v, want %d", repository, refs, err, n)
+		}
+	}
+	if inode() != before {
+		t.Error("index.json was written anew")
+	}
+	if refs, err := s.Names(t.Context(), two.Target); err != nil || len(refs) != 2 || refs[0].String() != words[7] || refs[1].String() != "new:1" {
+		t.Errorf("names of an image: %v, %v", refs, err)
+	}
+	for _, w := range words {
+		if _, err := s.Ref(t.Context(), mustRef(w)); err == nil {
+			remove(w)
+		}
+	}
+	check("all removed")
+	if err := s.RefreshLayout(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("refreshed")
 }

@@ -109,6 +109,10 @@ func forkAndRun(clone *cloneArgs, ops []op, failed uintptr, out *report) (uintpt
 				if r != 0 {
 					errno = syscall.ESRCH
 				}
+			case kindOne:
+				if r != 1 {
+					errno = syscall.ESRCH
+				}
 			case kindAbsolute:
 				if *o.text != '/' {
 					errno = syscall.ENOENT

@@ -40,11 +40,20 @@
 // means: the child is made in the container's pid namespace and joins the others by the
 // handle of a process. It hides from the container's processes until its program runs.
 //
+// # User namespaces
+//
+// In a new user namespace the child waits until the caller has written the mapping of
+// ids, by itself or by newuidmap(1), and goes on as the root of it. Namespaces that are
+// there already are beyond its power: the thread that makes the child joins them for
+// that moment. Devices are the host's, bound. The root's files must belong to mapped
+// ids; bind mounts can be shifted by the option idmap.
+//
 // # What is not here
 //
-// User namespaces, security labels and hooks are not implemented. A
-// specification that asks for them is refused with [errors.ErrUnsupported]; nothing in a
-// specification is ignored silently. The caller needs root. A terminal that is passed as
+// To join a mount or user namespace, limits of Intel RDT, network devices to be moved and
+// listeners for seccomp notifications are refused with [errors.ErrUnsupported], and so are
+// security labels on kernels without their module; nothing in a specification is ignored
+// silently. Without a user namespace the caller needs root. A terminal that is passed as
 // a stream is used as it is; the process leads a session of its own, to which that
 // terminal does not belong, so that keys that make signals reach the caller, which
 // forwards them by Config.Signals. With process.terminal a new one is made in the

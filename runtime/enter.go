@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/layerfs/layerfs/runtime/cgroup"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -85,42 +86,122 @@ func (t *table) beginSession() {
 	t.allow(0, unix.ENOSYS)
 }
 
-// namespaces sets the flags of new namespaces and adds the rows that join others.
-func (p *plan) namespaces(wanted []specs.LinuxNamespace) (newNet bool, err error) {
-	for _, n := range wanted {
+// namespace is one that is there already, to be joined.
+type namespace struct {
+	file *os.File
+	flag int
+	name string // in /proc/PID/ns
+}
+
+// namespaces sets the flags of new namespaces and adds the rows that join others. A new
+// user namespace has no power over namespaces that are there already, and a pid
+// namespace is for those who are made in it: then the thread that makes the child joins
+// them for that moment.
+func (p *plan) namespaces(s *specs.Linux, limited bool) error {
+	var joins []namespace
+	for _, n := range s.Namespaces {
 		flag, ok := namespaceFlags[n.Type]
 		switch {
-		case n.Type == specs.UserNamespace:
-			return false, fmt.Errorf("start container in a user namespace: %w", errors.ErrUnsupported)
 		case !ok:
-			return false, fmt.Errorf("namespace %q is unknown: %w", n.Type, fs.ErrInvalid)
+			return fmt.Errorf("namespace %q is unknown: %w", n.Type, fs.ErrInvalid)
+		case p.flags&flag != 0:
+			return fmt.Errorf("namespace %q is there twice: %w", n.Type, fs.ErrInvalid)
 		case n.Path == "":
 			p.flags |= flag
 			continue
-		case flag == unix.CLONE_NEWNS || flag == unix.CLONE_NEWPID || flag == unix.CLONE_NEWTIME:
-			return false, fmt.Errorf("join %s namespace %s: %w", n.Type, n.Path, errors.ErrUnsupported)
+		case flag == unix.CLONE_NEWNS || flag == unix.CLONE_NEWUSER:
+			return fmt.Errorf("join %s namespace %s: %w", n.Type, n.Path, errors.ErrUnsupported)
 		}
 		f, err := os.Open(n.Path)
 		if err != nil {
-			return false, fmt.Errorf("join %s namespace: %w", n.Type, err)
+			return fmt.Errorf("join %s namespace: %w", n.Type, err)
 		}
-		p.table.call(step{"join " + string(n.Type) + " namespace", n.Path}, unix.SYS_SETNS, p.hold(f), int(flag))
+		p.hold(f)
+		j := namespace{f, int(flag), joinableName(int(flag))}
+		joins = append(joins, j)
+		ours, err := os.Stat("/proc/self/ns/" + j.name)
+		if err != nil {
+			return fmt.Errorf("join %s namespace: %w", n.Type, err)
+		}
+		theirs, err := f.Stat()
+		if err != nil {
+			return fmt.Errorf("join %s namespace: %w", n.Type, err)
+		}
+		if !os.SameFile(ours, theirs) {
+			p.joined |= flag
+		}
 	}
-	const needed = unix.CLONE_NEWNS | unix.CLONE_NEWPID
-	if p.flags&needed != needed {
-		// Their end is what unmounts and kills all that belongs to the container.
-		return false, fmt.Errorf("start container without mount and pid namespaces of its own: %w", errors.ErrUnsupported)
+	if p.flags&unix.CLONE_NEWNS == 0 {
+		return fmt.Errorf("start container without a mount namespace of its own: %w", errors.ErrUnsupported)
 	}
-	return p.flags&unix.CLONE_NEWNET != 0, nil
+	if p.flags&unix.CLONE_NEWPID == 0 && !limited {
+		// Its end is what kills all that belongs to the container.
+		return fmt.Errorf("start container without a pid namespace or a cgroup of its own: %w", errors.ErrUnsupported)
+	}
+	for _, j := range joins {
+		if j.flag == unix.CLONE_NEWPID || p.flags&unix.CLONE_NEWUSER != 0 && j.flag != unix.CLONE_NEWTIME {
+			p.joins = append(p.joins, j)
+			continue
+		}
+		p.table.call(step{"join " + j.name + " namespace", j.file.Name()}, unix.SYS_SETNS, int(j.file.Fd()), j.flag)
+	}
+	if p.flags&unix.CLONE_NEWUSER == 0 {
+		if len(s.UIDMappings) > 0 || len(s.GIDMappings) > 0 {
+			return fmt.Errorf("map ids without a user namespace: %w", fs.ErrInvalid)
+		}
+		return nil
+	}
+	p.mapping = mapping{s.UIDMappings, s.GIDMappings}
+	if err := checkMapping(p.mapping); err != nil {
+		return err
+	}
+	if err := p.needSync(); err != nil {
+		return err
+	}
+	p.table.await("the mapping of ids", p.syncFrom)
+	if has(p.mapping.users, 0) && has(p.mapping.groups, 0) {
+		p.table.becomeRoot()
+	}
+	return nil
+}
+
+// visitAll makes the calling thread join the namespaces that it has to. The way back is
+// never nil.
+func (p *plan) visitAll() (back func() error, err error) {
+	var backs []func() error
+	back = func() error {
+		var errs []error
+		for _, b := range backs {
+			errs = append(errs, b())
+		}
+		return errors.Join(errs...)
+	}
+	for _, j := range p.joins {
+		b, err := visit(j.file, j.flag, j.name)
+		if err != nil {
+			return back, err
+		}
+		backs = append(backs, b)
+	}
+	return back, nil
 }
 
 // enter adds the rows that cut the mounts loose from the host's, attach the root and
 // set what the other namespaces need. The root is attached upon "/", where it is in
 // nobody's way: a lookup that starts at "/" still sees the host below it.
-func (p *plan) enter(s *specs.Spec, root int, newNet bool) error {
+func (p *plan) enter(s *specs.Spec, root int) error {
 	t := p.table
 	t.beginSession()
-	t.call(step{"make mounts private", ""}, unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_PRIVATE, 0)
+	how := unix.MS_PRIVATE
+	switch strings.TrimPrefix(s.Linux.RootfsPropagation, "r") {
+	case "", "private":
+	case "shared", "slave": // what is mounted on the host later is to arrive
+		how = unix.MS_SLAVE
+	case "unbindable":
+	default:
+		return fmt.Errorf("propagation %q of the root: %w", s.Linux.RootfsPropagation, fs.ErrInvalid)
+	}
+	t.call(step{"cut mounts loose from the host's", ""}, unix.SYS_MOUNT, 0, "/", 0, uintptr(unix.MS_REC|how), 0)
 	t.call(step{"attach root", ""}, unix.SYS_MOVE_MOUNT, root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH)
 	t.setattr(step{"make root private", ""}, root, &unix.MountAttr{Propagation: unix.MS_PRIVATE}, unix.AT_RECURSIVE)
 
@@ -134,7 +215,7 @@ func (p *plan) enter(s *specs.Spec, root int, newNet bool) error {
 	if s.Domainname != "" {
 		t.call(step{"set domain name", s.Domainname}, unix.SYS_SETDOMAINNAME, s.Domainname, len(s.Domainname))
 	}
-	if newNet {
+	if p.flags&unix.CLONE_NEWNET != 0 {
 		request, err := unix.NewIfreq("lo")
 		if err != nil {
 			return err

@@ -75,24 +75,9 @@ func join(ctx context.Context, c *ExecConfig) (_ *Process, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, target.close()) }()
-	if target.flags&unix.CLONE_NEWPID != 0 {
-		own, openErr := os.Open("/proc/thread-self/ns/pid")
-		if openErr != nil {
-			return nil, fmt.Errorf("join the container's pid namespace: %w", openErr)
-		}
-		if err := unix.Setns(int(target.pidfd.Fd()), unix.CLONE_NEWPID); err != nil {
-			return nil, errors.Join(&Error{Step: "join the container's pid namespace", Err: err}, own.Close())
-		}
-		defer func() {
-			if setErr := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); setErr != nil {
-				// The thread is of no more use: locked once more, it ends with its goroutine.
-				goruntime.LockOSThread()
-				err = errors.Join(err, &Error{Step: "return to own pid namespace", Err: setErr})
-			}
-			err = errors.Join(err, own.Close())
-		}()
-	}
-	return begin(ctx, c.Logger, func(failed int) (*plan, error) { return makeExecPlan(c, target, failed) })
+	return target.within(func() (*Process, error) {
+		return begin(ctx, c.Logger, func(failed int) (*plan, error) { return makeExecPlan(c, target, failed) })
+	})
 }
 
 // container is a container to join.
@@ -110,6 +95,15 @@ var joinable = [...]struct {
 }{
 	{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"net", unix.CLONE_NEWNET},
 	{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP}, {"time", unix.CLONE_NEWTIME},
+}
+
+func joinableName(flag int) string {
+	for _, n := range joinable {
+		if n.flag == flag {
+			return n.name
+		}
+	}
+	return ""
 }
 
 // openContainer takes hold of a process and finds out which of its namespaces are others
@@ -153,7 +147,20 @@ func makeExecPlan(c *ExecConfig, target *container, failed int) (_ *plan, err er
 		return nil, err
 	}
 	t.beginSession()
+	affinity := specs.CPUAffinity{}
+	if s.ExecCPUAffinity != nil {
+		affinity = *s.ExecCPUAffinity
+	}
+	if err := t.affinity(affinity.Initial); err != nil {
+		return nil, err
+	}
 	if err := p.enterCgroup(c.Cgroup); err != nil {
+		return nil, err
+	}
+	if err := t.affinity(affinity.Final); err != nil {
+		return nil, err
+	}
+	if err := t.confine(s); err != nil {
 		return nil, err
 	}
 	if s.OOMScoreAdj != nil {
@@ -165,12 +172,7 @@ func makeExecPlan(c *ExecConfig, target *container, failed int) (_ *plan, err er
 	// memory, take its descriptors or, by /proc/PID/exe, get at the launcher's file
 	// (CVE-2016-9962, CVE-2019-5736). The program's execve undoes it.
 	t.call(step{"hide from the container", ""}, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	if flags := target.flags &^ unix.CLONE_NEWPID; flags != 0 {
-		t.call(step{"join the container's namespaces", ""}, unix.SYS_SETNS, int(target.pidfd.Fd()), flags)
-	}
-	if target.flags&unix.CLONE_NEWUSER != 0 {
-		t.becomeRoot()
-	}
+	target.enter(t)
 	root := t.call(step{"open the container's root", ""}, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	for _, i := range p.nulls {
 		sg := step{"connect to /dev/null standard stream", strconv.Itoa(i)}
@@ -184,7 +186,13 @@ func makeExecPlan(c *ExecConfig, target *container, failed int) (_ *plan, err er
 	if err := p.settle(s.Cwd, root, false); err != nil {
 		return nil, err
 	}
-	if err := p.process(s, c.Seccomp, c.Detach, c.Logger); err != nil {
+	if err := p.process(s, c.Seccomp, c.Logger); err != nil {
+		return nil, err
+	}
+	if !c.Detach {
+		t.dieWithCaller()
+	}
+	if err := p.program(s); err != nil {
 		return nil, err
 	}
 	return p, t.err

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -16,7 +17,8 @@ import (
 
 // mounts adds the rows of the specification's mounts, devices, settings of the kernel,
 // and read-only and masked paths, in this order.
-func (p *plan) mounts(s *specs.Spec, root int) error {
+func (p *plan) mounts(c *Config, root int) error {
+	s := c.Spec
 	t := p.table
 	devices, err := planDevices(s.Linux.Devices)
 	if err != nil {
@@ -31,13 +33,13 @@ func (p *plan) mounts(s *specs.Spec, root int) error {
 		if err != nil {
 			return err
 		}
+		p.adapt(&mp, s.Linux.MountLabel)
 		var source *os.File
 		dir := true
 		if mp.kind == "bind" {
-			if source, dir, err = mp.clone(); err != nil {
+			if source, dir, err = p.clone(&mp, s.Linux); err != nil {
 				return err
 			}
-			p.hold(source)
 		}
 		covered := false
 		for _, e := range earlier {
@@ -56,6 +58,12 @@ func (p *plan) mounts(s *specs.Spec, root int) error {
 		target := t.target(root, mp.to, dir, covered, more)
 		if mp.kind == "bind" {
 			t.attach(step{"bind " + mp.source + " on", m.Destination}, int(source.Fd()), target)
+			continue
+		}
+		if mp.kind == "cgroup" || mp.kind == "cgroup2" {
+			if err := p.mountCgroups(&mp, target, c.Cgroup); err != nil {
+				return err
+			}
 			continue
 		}
 		mount := t.mountNew(&mp, target)
@@ -97,6 +105,49 @@ func (p *plan) mounts(s *specs.Spec, root int) error {
 	return nil
 }
 
+// adapt changes what a user namespace cannot have: sysfs without a network namespace of
+// its own is the host's, bound; and terminals belong to a group only if it is mapped.
+func (p *plan) adapt(mp *mountPlan, label string) {
+	if label != "" && labelled(mp.kind) {
+		mp.data = append(mp.data, "context="+label)
+	}
+	if p.flags&unix.CLONE_NEWUSER == 0 {
+		return
+	}
+	switch mp.kind {
+	case "sysfs":
+		if p.flags&unix.CLONE_NEWNET == 0 {
+			mp.kind, mp.source, mp.recursive, mp.data = "bind", "/sys", true, nil
+		}
+	case "devpts":
+		mp.data = slices.DeleteFunc(mp.data, func(o string) bool {
+			gid, ok := strings.CutPrefix(o, "gid=")
+			n, err := strconv.ParseUint(gid, 10, 32)
+			return ok && err == nil && !has(p.mapping.groups, uint32(n))
+		})
+	}
+}
+
+// clone takes the source of a bind mount, and holds it.
+func (p *plan) clone(mp *mountPlan, l *specs.Linux) (source *os.File, dir bool, err error) {
+	var shift *os.File
+	if mp.idmap {
+		m := mp.mapping
+		if len(m.users) == 0 && len(m.groups) == 0 {
+			m = mapping{l.UIDMappings, l.GIDMappings}
+		}
+		if shift, err = newUserNamespace(m); err != nil {
+			return nil, false, fmt.Errorf("bind %s with shifted owners: %w", mp.source, err)
+		}
+		defer func() { err = errors.Join(err, shift.Close()) }()
+	}
+	if source, dir, err = mp.clone(shift); err != nil {
+		return nil, false, err
+	}
+	p.hold(source)
+	return source, dir, nil
+}
+
 // kernelSettings adds the rows that write sysctls and the adjustment for the killer of
 // processes when memory runs out. They are written through the proc that was just
 // mounted, and what lies upon it is refused.
@@ -116,7 +167,11 @@ func (p *plan) kernelSettings(s *specs.Spec, proc result) error {
 		if err != nil {
 			return err
 		}
-		if err := write("sysctl "+key+" to", name, s.Linux.Sysctl[key]); err != nil {
+		value := s.Linux.Sysctl[key]
+		if name == "sys/net/ipv4/ping_group_range" && p.flags&unix.CLONE_NEWUSER != 0 {
+			value = p.mappedGroups(value)
+		}
+		if err := write("sysctl "+key+" to", name, value); err != nil {
 			return err
 		}
 	}
@@ -126,8 +181,23 @@ func (p *plan) kernelSettings(s *specs.Spec, proc result) error {
 	return nil
 }
 
-// sysctlPath returns the file of a sysctl below proc, if it belongs to a namespace of
-// the container alone.
+// mappedGroups cuts a range of groups down to those that are mapped: the kernel refuses
+// others, and all that there are is what the range of the usual specification means.
+func (p *plan) mappedGroups(value string) string {
+	var first, last uint32
+	if n, err := fmt.Sscanf(value, "%d %d", &first, &last); n != 2 || err != nil || has(p.mapping.groups, last) {
+		return value
+	}
+	for _, r := range p.mapping.groups {
+		if has([]specs.LinuxIDMapping{r}, first) {
+			last = min(last, r.ContainerID+(r.Size-1))
+		}
+	}
+	return fmt.Sprintf("%d %d", first, last)
+}
+
+// sysctlPath returns the file of a sysctl below proc, if it belongs to a namespace that
+// is not the caller's: one of the container's own, or one that was made for it.
 func (p *plan) sysctlPath(key string) (string, error) {
 	name := strings.ReplaceAll(key, ".", "/")
 	if strings.Contains(key, "/") { // the other way to write them: a dot is part of a name
@@ -139,12 +209,12 @@ func (p *plan) sysctlPath(key string) (string, error) {
 	var own bool
 	switch {
 	case strings.HasPrefix(name, "net/"):
-		own = p.flags&unix.CLONE_NEWNET != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWNET != 0
 	case strings.HasPrefix(name, "kernel/msg"), strings.HasPrefix(name, "kernel/sem"),
 		strings.HasPrefix(name, "kernel/shm"), strings.HasPrefix(name, "fs/mqueue/"):
-		own = p.flags&unix.CLONE_NEWIPC != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWIPC != 0
 	case name == "kernel/domainname", name == "kernel/hostname":
-		own = p.flags&unix.CLONE_NEWUTS != 0
+		own = (p.flags|p.joined)&unix.CLONE_NEWUTS != 0
 	}
 	if !own {
 		return "", fmt.Errorf("sysctl %q: it is the host's, too: %w", key, fs.ErrPermission)

@@ -55,13 +55,16 @@ type mountPlan struct {
 	recursive bool // of a bind: with what is mounted below
 	attr      unix.MountAttr
 	data      []string // options of the file system, as "key" or "key=value"
+	idmap     bool     // of a bind: with shifted owners
+	idmapAll  bool     // also of what is mounted below
+	mapping   mapping  // of the owners; empty: the container's
 }
 
 func planMount(m specs.Mount) (mountPlan, error) {
 	p := mountPlan{kind: m.Type, source: m.Source}
 	p.attr.Propagation = unix.MS_PRIVATE
 	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-		return p, fmt.Errorf("mount %s with shifted owners: %w", m.Destination, errors.ErrUnsupported)
+		p.idmap, p.mapping = true, mapping{m.UIDMappings, m.GIDMappings}
 	}
 	if !path.IsAbs(m.Destination) {
 		return p, fmt.Errorf("mount on %q: not an absolute path: %w", m.Destination, fs.ErrInvalid)
@@ -88,6 +91,12 @@ func planMount(m specs.Mount) (mountPlan, error) {
 			p.kind = "bind"
 		case "rbind":
 			p.kind, p.recursive = "bind", true
+		case "idmap":
+			p.idmap = true
+		case "ridmap":
+			p.idmap, p.idmapAll = true, true
+		case "tmpcopyup":
+			return p, fmt.Errorf("mount on %s with option tmpcopyup: %w", m.Destination, errors.ErrUnsupported)
 		default:
 			p.data = append(p.data, o)
 		}
@@ -101,15 +110,16 @@ func planMount(m specs.Mount) (mountPlan, error) {
 		if len(p.data) > 0 {
 			return p, fmt.Errorf("mount %s on %s: option %q does not fit a bind mount: %w", m.Source, m.Destination, p.data[0], fs.ErrInvalid)
 		}
-	case "cgroup", "cgroup2":
-		return p, fmt.Errorf("mount %s on %s: %w", p.kind, m.Destination, errors.ErrUnsupported)
+	}
+	if p.idmap && p.kind != "bind" {
+		return p, fmt.Errorf("mount %s on %s with shifted owners: %w", p.kind, m.Destination, errors.ErrUnsupported)
 	}
 	return p, nil
 }
 
 // clone takes the source of a bind mount as a detached mount with the attributes
-// asked for, and tells whether it is a directory.
-func (p *mountPlan) clone() (f *os.File, dir bool, err error) {
+// asked for, and tells whether it is a directory. Owners are shifted by a user namespace.
+func (p *mountPlan) clone(shift *os.File) (f *os.File, dir bool, err error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	var below uint
 	if p.recursive {
@@ -134,6 +144,16 @@ func (p *mountPlan) clone() (f *os.File, dir bool, err error) {
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|below, &attr); err != nil {
 		return nil, false, errors.Join(&Error{Step: "set attributes of bind mount", Object: p.source, Err: err}, f.Close())
+	}
+	if shift != nil {
+		below = 0
+		if p.idmapAll {
+			below = unix.AT_RECURSIVE
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(shift.Fd())}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|below, &attr); err != nil {
+			return nil, false, errors.Join(&Error{Step: "shift owners of bind mount", Object: p.source, Err: err}, f.Close())
+		}
 	}
 	return f, st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }

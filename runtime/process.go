@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -91,6 +92,14 @@ func (s *capSets) limit(have capSet) (missing capSet) {
 	return missing
 }
 
+// groupsFixed reports whether this is a user namespace in which nobody may set groups
+// (user_namespaces(7)), as one is that was made without the help of newgidmap. There the
+// groups of the user outside stay, none of which has a number inside.
+func groupsFixed() bool {
+	b, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(b)) == "deny"
+}
+
 // become adds the rows that change user, groups and capabilities. The bounding set needs
 // CAP_SETPCAP and goes first; the permitted set is kept across the change of user, and
 // then set to what it shall be.
@@ -107,6 +116,9 @@ func (t *table) become(u specs.User, caps capSets) {
 		t.call(step{"set supplementary groups", ""}, unix.SYS_SETGROUPS, len(groups), at(&groups[0]))
 	} else {
 		t.call(step{"clear supplementary groups", ""}, unix.SYS_SETGROUPS, 0, 0)
+		if groupsFixed() {
+			t.allow(0, unix.EPERM)
+		}
 	}
 	t.call(step{"set group", fmt.Sprint(u.GID)}, unix.SYS_SETRESGID, int(u.GID), int(u.GID), int(u.GID))
 	t.call(step{"set user", fmt.Sprint(u.UID)}, unix.SYS_SETRESUID, int(u.UID), int(u.UID), int(u.UID))
@@ -196,26 +208,31 @@ func (t *table) execute(args, env []string, last *filter) error {
 			candidates = append(candidates, strings.TrimSuffix(dir, "/")+"/"+args[0])
 		}
 	}
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	for _, c := range candidates {
 		object := c
 		if len(candidates) > 1 {
 			object = args[0] + " in the directories of PATH"
 		}
-		t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, c, at(how), int(sizeofHow))
-		rows := 1
-		if last != nil {
-			rows++
-		}
-		t.allow(rows, unix.ENOENT, unix.ENOTDIR)
-		t.last().kind = kindTry
-		if last != nil {
-			t.install(last)
-		}
-		t.call(step{stepExecute, c}, unix.SYS_EXECVE, c, argv, envp)
-		t.last().kind = kindTry
+		t.try(c, object, argv, envp, last)
 	}
 	return nil
+}
+
+// try adds the rows of one candidate for the program.
+func (t *table) try(program, object string, argv, envp address, last *filter) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, program, at(how), int(sizeofHow))
+	rows := 1
+	if last != nil {
+		rows++
+	}
+	t.allow(rows, unix.ENOENT, unix.ENOTDIR)
+	t.last().kind = kindTry
+	if last != nil {
+		t.install(last)
+	}
+	t.call(step{stepExecute, program}, unix.SYS_EXECVE, program, argv, envp)
+	t.last().kind = kindTry
 }
 
 // strings makes an argument or environment vector.

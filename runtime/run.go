@@ -11,6 +11,7 @@ import (
 
 	goruntime "runtime"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +41,9 @@ func Run(ctx context.Context, c Config) (Status, error) {
 		c.Started(p.Pid())
 	}
 	status, err := p.follow(ctx, &c)
+	if h := c.Spec.Hooks; h != nil {
+		err = errors.Join(err, RunHooks(context.WithoutCancel(ctx), "poststop", h.Poststop, c.state(specs.StateStopped, 0)))
+	}
 	return status, errors.Join(err, p.Close())
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -255,18 +256,17 @@ func TestDiesWithCaller(t *testing.T) {
 func TestUnsupportedIsRefused(t *testing.T) {
 	root := runtime.RootPath(newRoot(t))
 	for name, change := range map[string]func(*specs.Spec){
-		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
-		"listener":    func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
-		"resources":   func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{} },
-		"apparmor":    func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
-		"propagation": func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" },
-		"user namespace": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		"listener":  func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
+		"resources": func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{} },
+		"apparmor":  func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"other user namespace": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/self/ns/user"})
 		},
 		"host's processes": func(s *specs.Spec) {
 			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 		},
-		"cgroup mount": func(s *specs.Spec) {
+		"cgroup mount of the host": func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/c", Type: "cgroup"})
 		},
 	} {
@@ -297,6 +297,23 @@ func TestInvalidIsRefused(t *testing.T) {
 		},
 		"device elsewhere": func(c *runtime.Config) {
 			c.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/etc/null", Type: "c", Major: 1, Minor: 3}}
+		},
+		"user namespace without ids": func(c *runtime.Config) {
+			c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		},
+		"ids without a user namespace": func(c *runtime.Config) {
+			c.Spec.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
+		},
+		"namespace twice": func(c *runtime.Config) {
+			c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace})
+		},
+		"relative hook":       func(c *runtime.Config) { c.Spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "true"}}} },
+		"unknown propagation": func(c *runtime.Config) { c.Spec.Linux.RootfsPropagation = "everywhere" },
+		"unknown scheduler":   func(c *runtime.Config) { c.Spec.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} },
+		"unknown io class":    func(c *runtime.Config) { c.Spec.Process.IOPriority = &specs.LinuxIOPriority{Class: "X"} },
+		"unknown personality": func(c *runtime.Config) { c.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
+		"clocks without a namespace": func(c *runtime.Config) {
+			c.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
 		},
 		"sysctl out of its tree": func(c *runtime.Config) { c.Spec.Linux.Sysctl["net/../../uptime"] = "1" },
 	} {

@@ -23,6 +23,7 @@ type Process struct {
 	pid     int
 	pidfd   *os.File
 	console *os.File     // or nil
+	gate    *GateSteps   // of one that stands at its gate, or nil
 	end     <-chan ended // of the thread that keeps it, or nil
 }
 

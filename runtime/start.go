@@ -36,6 +36,14 @@ type Config struct {
 	// process dies.
 	Detach bool
 
+	// Gate, if not nil, is a listening Unix socket at which the container waits before its
+	// program, when all else is done: Start returns then, and [OpenGate] lets it go. It
+	// takes Detach, and stays the caller's to close.
+	Gate *os.File
+
+	// What hooks are told of the container.
+	ID, Bundle string
+
 	Logger *slog.Logger // nil discards
 
 	// What follows is for [Run] alone.
@@ -105,7 +113,16 @@ func start(ctx context.Context, c *Config) (*Process, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("start container: %w", context.Cause(ctx))
 	}
-	return begin(ctx, c.Logger, func(failed int) (*plan, error) { return makePlan(c, failed) })
+	p, err := begin(ctx, c.Logger, func(failed int) (*plan, error) { return makePlan(c, failed) })
+	if err != nil || c.Gate != nil || c.Spec.Hooks == nil {
+		return p, err
+	}
+	if err := RunHooks(ctx, "poststart", c.Spec.Hooks.Poststart, c.state(specs.StateRunning, p.pid)); err != nil {
+		killErr := p.Signal(unix.SIGKILL)
+		_, waitErr := reap(p.pid)
+		return nil, errors.Join(err, killErr, waitErr, p.Close())
+	}
+	return p, nil
 }
 
 // begin makes a plan and a process that carries it out, from the calling thread, and
@@ -116,8 +133,11 @@ func begin(ctx context.Context, logger *slog.Logger, plan func(failed int) (*pla
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{pid: ch.pid, pidfd: ch.pidfd}
+	p := &Process{pid: ch.pid, pidfd: ch.pidfd, gate: ch.gate}
 	err = ch.started(ctx)
+	if ch.sync != nil {
+		err = errors.Join(err, ch.sync.Close())
+	}
 	if err == nil && ch.terminal != nil {
 		p.console, err = receiveTerminal(ch.terminal)
 	}
@@ -135,9 +155,12 @@ func begin(ctx context.Context, logger *slog.Logger, plan func(failed int) (*pla
 type child struct {
 	pid      int
 	pidfd    *os.File
-	report   *os.File // the end to read
-	terminal *os.File // what a terminal arrives on, or nil
+	report   *os.File       // the end to read
+	terminal *os.File       // what a terminal arrives on, or nil
+	sync     io.WriteCloser // what it waits on, or nil
 	steps    []step
+	stages   []stage
+	gate     *GateSteps // or nil
 }
 
 func launch(make func(failed int) (*plan, error)) (_ *child, err error) {
@@ -154,13 +177,26 @@ func launch(make func(failed int) (*plan, error)) (_ *child, err error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	pid, pidfd, err := fork(p.cloneFlags(), p.cgroup, p.table, int(w.Fd()))
+	back, err := p.visitAll()
+	var pid, pidfd int
+	if err == nil {
+		pid, pidfd, err = fork(p.cloneFlags(), p.cgroup, p.table, int(w.Fd()))
+	}
+	backErr := back()
 	goruntime.KeepAlive(p.streams)
-	ch := &child{pid: pid, report: r, terminal: p.terminal, steps: p.table.steps}
-	p.terminal = nil
-	closeErr := errors.Join(w.Close(), p.close())
+	ch := &child{pid: pid, report: r, terminal: p.terminal, steps: p.table.steps, stages: p.stages, gate: p.gateSteps()}
+	if p.sync != nil {
+		ch.sync = p.sync
+	}
+	p.terminal, p.sync = nil, nil
+	closeErr := errors.Join(backErr, w.Close(), p.close())
 	if err == nil {
 		ch.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+		if len(p.mapping.users) > 0 && closeErr == nil {
+			if closeErr = p.mapping.write(pid); closeErr == nil {
+				closeErr = ch.release()
+			}
+		}
 		if closeErr != nil {
 			err = errors.Join(closeErr, ch.abandon())
 		}
@@ -168,6 +204,9 @@ func launch(make func(failed int) (*plan, error)) (_ *child, err error) {
 	if err != nil {
 		if ch.terminal != nil {
 			err = errors.Join(err, ch.terminal.Close())
+		}
+		if ch.sync != nil {
+			err = errors.Join(err, ch.sync.Close())
 		}
 		return nil, err
 	}
@@ -180,23 +219,41 @@ func (ch *child) started(ctx context.Context) error {
 		_ = ch.report.SetReadDeadline(time.Unix(1, 0)) // closed: then nobody reads
 	})
 	defer stop()
-	var b [8]byte
-	n, err := io.ReadFull(ch.report, b[:])
-	closeErr := ch.report.Close()
-	switch {
-	case errors.Is(err, io.EOF):
-		return closeErr
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("start container: %w", context.Cause(ctx))
-	case err != nil:
-		return fmt.Errorf("read report of the container's process: %d bytes: %w", n, err)
+	err := ch.follow(ctx, ch.report)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("start container: %w", context.Cause(ctx))
 	}
-	row := int(binary.NativeEndian.Uint32(b[:4]))
-	errno := syscall.Errno(binary.NativeEndian.Uint32(b[4:]))
-	if row >= len(ch.steps) {
-		return fmt.Errorf("report of the container's process: row %d of %d: %w", row, len(ch.steps), fs.ErrInvalid)
+	return errors.Join(err, ch.report.Close())
+}
+
+// follow reads reports and does what they ask for, until the program runs, the container
+// stands at its gate or the start has failed.
+func (ch *child) follow(ctx context.Context, from io.Reader) error {
+	for {
+		var b [8]byte
+		n, err := io.ReadFull(from, b[:])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read report of the container's process: %d bytes: %w", n, err)
+		}
+		row := int(binary.NativeEndian.Uint32(b[:4]))
+		errno := syscall.Errno(binary.NativeEndian.Uint32(b[4:]))
+		switch {
+		case row >= stageMark:
+			if ch.gate != nil && row-stageMark == ch.gate.stage {
+				return nil
+			}
+			if err := ch.pass(ctx, row-stageMark); err != nil {
+				return err
+			}
+		case row >= len(ch.steps):
+			return fmt.Errorf("report of the container's process: row %d of %d: %w", row, len(ch.steps), fs.ErrInvalid)
+		default:
+			return startError(ch.steps[row], errno)
+		}
 	}
-	return startError(ch.steps[row], errno)
 }
 
 // abandon ends a child that did not become what it should.

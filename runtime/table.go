@@ -16,6 +16,7 @@ const (
 	kindCall     kind = iota
 	kindReport        // the result is the descriptor to report failures on from now on
 	kindZero          // a result other than zero is a failure (ESRCH)
+	kindOne           // a result other than one is a failure (ESRCH)
 	kindAbsolute      // text must begin with "/", else it is a failure (ENOENT)
 	kindKeep          // the result is written to text, as a C int
 	kindTry           // a candidate of the program: a failure is kept and the next is tried

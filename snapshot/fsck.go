@@ -164,7 +164,7 @@ func (c *checker) fault(kind, name string, err error) {
 // hashed reads all of r and compares.
 func (c *checker) hashed(r cas.Reader, want digest.Digest) error {
 	v := want.Algorithm().Hash()
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, min(max(r.Size(), 1), 256<<10))
 	n, err := io.CopyBuffer(struct{ io.Writer }{v}, io.NewSectionReader(r, 0, r.Size()), buf)
 	c.o.Progress(n)
 	c.mu.Lock()

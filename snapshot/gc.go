@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path/filepath"
 	"strings"
@@ -103,7 +104,7 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 	if err != nil {
 		return err
 	}
-	m, err := s.mark(ctx, roots)
+	m, err := s.mark(ctx, roots, nil)
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 		o.Progress("sweep", len(found))
 		err := s.disk.Sweep(ctx, func(sw *disk.Sweep) error {
 			if sw.Epoch() != epoch {
-				if m, err = s.mark(ctx, roots); err != nil {
+				if m, err = s.markAgain(ctx, roots, m, found); err != nil {
 					return err
 				}
 			}
@@ -207,10 +208,40 @@ func sweep(sw *disk.Sweep, found []candidate, m *Mark) error {
 	return nil
 }
 
-// mark finds everything that is reachable.
-func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
+// markAgain marks what has come to be reachable since the first mark. Every layer that is
+// there and is not about to be taken keeps its objects, even if nothing reaches it any
+// more: somebody who has found it may still come to it. What the first mark has read is
+// not read again, for nobody publishes meanwhile.
+func (s *Store) markAgain(ctx context.Context, roots Roots, first *Mark, found []candidate) (*Mark, error) {
+	taken := map[DiffID]bool{}
+	for _, c := range found {
+		if hex, ok := strings.CutPrefix(c.rel, layersDir+"/"); ok {
+			taken[DiffID("sha256:"+hex)] = true
+		}
+	}
+	err := s.walkLayers(ctx, func(d DiffID) error {
+		if !first.layers[d] && !taken[d] {
+			first.layers[d] = true
+			return s.markObjects(ctx, d, first)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.mark(ctx, roots, first)
+}
+
+// mark finds everything that is reachable, and keeps the layers and objects of an earlier
+// mark, which may be nil.
+func (s *Store) mark(ctx context.Context, roots Roots, first *Mark) (*Mark, error) {
 	m := &Mark{blobs: map[digest.Digest]bool{}, layers: map[DiffID]bool{}, chains: map[ChainID]bool{},
 		objects: map[tree.ObjectID]bool{}, records: map[string]bool{}}
+	done := map[DiffID]bool{}
+	if first != nil {
+		done, m.objects = first.layers, first.objects
+		maps.Copy(m.layers, first.layers)
+	}
 	// Sessions come before names: a session is closed only after its names are there.
 	if err := s.markSessions(ctx, m); err != nil {
 		return nil, err
@@ -234,6 +265,9 @@ func (s *Store) mark(ctx context.Context, roots Roots) (*Mark, error) {
 	for d := range m.layers {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if done[d] {
+			continue
 		}
 		if err := s.markObjects(ctx, d, m); err != nil {
 			return nil, err

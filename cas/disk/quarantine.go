@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -24,6 +25,11 @@ type Sweep struct {
 	change  usageRecord // what is to be added to the sums
 	touched map[string]bool
 	taken   Sum
+
+	// Directories are reached once and not once a file: most of what is taken away lies
+	// in the same directory as what was before it.
+	from, to *os.File
+	fromName string // of from, below the root
 }
 
 // Sweep calls fn while nobody publishes or sweeps. What fn takes away is durably gone
@@ -46,7 +52,38 @@ func (s *Store) Sweep(ctx context.Context, fn func(*Sweep) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
-	return errors.Join(fn(sw), sw.end(context.WithoutCancel(ctx)))
+	return errors.Join(fn(sw), sw.close(), sw.end(context.WithoutCancel(ctx)))
+}
+
+// dirs returns the open directory of that name below the root, and that of quarantine.
+func (sw *Sweep) dirs(name string) (from, to *os.File, err error) {
+	if sw.to == nil {
+		if sw.to, err = sw.s.openDir(quarantineDir); err != nil {
+			return nil, nil, err
+		}
+	}
+	if sw.from != nil && sw.fromName == name {
+		return sw.from, sw.to, nil
+	}
+	from, err = sw.s.openDir(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sw.from != nil {
+		err = sw.from.Close()
+	}
+	sw.from, sw.fromName = from, name
+	return from, sw.to, err
+}
+
+func (sw *Sweep) close() error {
+	var errs []error
+	for _, f := range []*os.File{sw.from, sw.to} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (sw *Sweep) end(ctx context.Context) error {
@@ -55,6 +92,8 @@ func (sw *Sweep) end(ctx context.Context) error {
 		return err // the sums stay marked as not exact
 	}
 	return sw.s.changeUsage(ctx, true, func(r *usageRecord) error {
+		// An ingest that began in the middle has found what was taken after that.
+		r.Sweeps++
 		r.addAll(&sw.change)
 		if r.Unsure > 0 {
 			r.Unsure--
@@ -83,47 +122,50 @@ func (sw *Sweep) Taken() Sum { return sw.taken }
 // until [Store.Expire] deletes it or a batch that relies on it brings it back. Where
 // the disk has no room even for that, it is deleted at once. The error wraps
 // fs.ErrNotExist when there is nothing.
-func (sw *Sweep) Quarantine(rel string) error { return sw.take(rel, quarantined(rel)) }
+func (sw *Sweep) Quarantine(rel string) error { return sw.take(rel, quarantineName(rel)) }
 
 // Discard is Quarantine for what is damaged: nobody brings it back, so that there is room
 // for what is sound.
-func (sw *Sweep) Discard(rel string) error { return sw.take(rel, quarantined(rel)+damagedSuffix) }
+func (sw *Sweep) Discard(rel string) error { return sw.take(rel, quarantineName(rel)+damagedSuffix) }
 
 // damagedSuffix cannot come from escaping a path.
 const damagedSuffix = "%damaged"
 
-// take moves the file at rel below the root to a path in quarantine.
+// take moves the file at rel below the root to a name in quarantine.
 func (sw *Sweep) take(rel, to string) error {
 	if err := checkSweepable(rel); err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
-	s := sw.s
-	fi, err := s.root.Lstat(rel)
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("not a regular file: %w", fs.ErrInvalid)
-	}
+	from, quarantine, err := sw.dirs(path.Dir(rel))
 	if err != nil {
 		return fmt.Errorf("quarantine %s: %w", rel, err)
 	}
-	size := fi.Size()
-	replaced, rerr := s.root.Lstat(to)
-	err = s.root.Rename(rel, to)
+	name := path.Base(rel)
+	st, err := statAt(from, name)
+	if err != nil {
+		return fmt.Errorf("quarantine %s: %w", rel, err)
+	}
+	err = unix.Renameat2(int(from.Fd()), name, int(quarantine.Fd()), to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// The same was quarantined before, or the file system cannot tell.
+		replaced, rerr := statAt(quarantine, to)
+		if err = unix.Renameat(int(from.Fd()), name, int(quarantine.Fd()), to); err == nil && rerr == nil {
+			sw.change.Quarantine.count(-1, -replaced.size)
+		}
+	}
 	switch {
 	case err == nil:
-		if rerr == nil {
-			sw.change.Quarantine.count(-1, -replaced.Size())
-		}
-		sw.change.Quarantine.count(1, size)
+		sw.change.Quarantine.count(1, st.size)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.ENAMETOOLONG):
-		if err = s.root.Remove(rel); err == nil {
-			s.log.Warn("deleted without quarantine for lack of room", "path", rel)
+		if err = unix.Unlinkat(int(from.Fd()), name, 0); err == nil {
+			sw.s.log.Warn("deleted without quarantine for lack of room", "path", rel)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("quarantine %s: %w", rel, err)
 	}
-	sw.change.of(rel).count(-1, -size)
-	sw.taken.count(1, size)
+	sw.change.of(rel).count(-1, -st.size)
+	sw.taken.count(1, st.size)
 	sw.touched[path.Dir(rel)] = true
 	return nil
 }
@@ -139,7 +181,9 @@ func checkSweepable(rel string) error {
 
 // quarantined returns where a path lies while it is in quarantine: in one directory, so
 // that no directory has to be made on a full disk.
-func quarantined(rel string) string { return quarantineDir + "/" + url.PathEscape(rel) }
+func quarantined(rel string) string { return quarantineDir + "/" + quarantineName(rel) }
+
+func quarantineName(rel string) string { return url.PathEscape(rel) }
 
 // Quarantine is a sweep that takes away the given paths. Those that are not there are
 // passed over.
@@ -204,17 +248,23 @@ func (s *Store) expire(ctx context.Context, before time.Time, each func(visit fu
 	if err != nil {
 		return gone, fmt.Errorf("expire: %w", err)
 	}
+	dir, err := s.openDir(quarantineDir)
+	if err != nil {
+		return gone, fmt.Errorf("expire: %w", err)
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
 	err = each(func(rel string, st fileStat) error {
 		if !st.changed.Before(before) {
 			return nil
 		}
-		err := s.root.Remove(rel)
-		if err == nil {
+		err := unix.Unlinkat(int(dir.Fd()), path.Base(rel), 0)
+		switch {
+		case err == nil:
 			gone.count(1, st.size)
-		} else if errors.Is(err, fs.ErrNotExist) {
-			err = nil // another process was faster
+		case !errors.Is(err, fs.ErrNotExist): // else another process was faster
+			return &fs.PathError{Op: "delete", Path: rel, Err: err}
 		}
-		return err
+		return nil
 	})
 	ctx = context.WithoutCancel(ctx)
 	if serr := s.syncDir(quarantineDir); serr != nil {

@@ -131,6 +131,33 @@ func (s *Store) WriteRecord(ctx context.Context, rel string, data []byte) error 
 	return nil
 }
 
+// PatchRecord lets fn change a record in place, and flushes what it has written. A power
+// cut, and a process that is killed, can leave any part of that: it is for records that
+// can be made again. The error wraps fs.ErrNotExist when there is none.
+func (s *Store) PatchRecord(_ context.Context, rel string, fn func(f *os.File) error) (err error) {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if err := checkRecord(rel); err != nil {
+		return err
+	}
+	f, err := s.root.OpenFile(rel, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("patch record %s: %w", rel, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := fn(f); err != nil {
+		return err
+	}
+	if s.opts.NoSync {
+		return nil
+	}
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return fmt.Errorf("flush record %s: %w", rel, err)
+	}
+	return nil
+}
+
 func (s *Store) writeRecord(ctx context.Context, rel string, data []byte) (err error) {
 	// Who cleans the ingest directory locks it alone: what is there then is left over.
 	dir, err := s.root.Open(ingestDir)

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,10 +165,18 @@ func (s *Store) readLimited(name string, limit int64) (_ []byte, err error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	fi, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	// The size is what to expect, no more: the file may be growing.
+	var buf bytes.Buffer
+	buf.Grow(int(min(max(fi.Size(), 0), limit)) + bytes.MinRead)
+	_, err = buf.ReadFrom(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	b := buf.Bytes()
 	if int64(len(b)) > limit {
 		return nil, fmt.Errorf("read %s: larger than %d bytes: %w", name, limit, fs.ErrInvalid)
 	}

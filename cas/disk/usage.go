@@ -87,7 +87,7 @@ type usageRecord struct {
 	// whose process died. The sums are exact when it is zero.
 	Unsure uint64 `json:"unsure"`
 	// Epoch grows with every publication and record, Sweeps before anything is
-	// taken away.
+	// taken away, and after a sweep has ended.
 	Epoch      uint64 `json:"epoch"`
 	Sweeps     uint64 `json:"sweeps"`
 	Blobs      Sum    `json:"blobs"`

@@ -36,10 +36,26 @@ func statAt(f *os.File, name string) (fileStat, error) {
 	return fileStat{st.Size, time.Unix(st.Mtim.Unix()), time.Unix(st.Ctim.Unix())}, nil
 }
 
+// openDir opens a directory below the root without following a symbolic link. What
+// os.Root opens would ask for the state of every entry that it lists, again.
+func (s *Store) openDir(name string) (*os.File, error) {
+	how := &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	for {
+		fd, err := unix.Openat2(int(s.rootDir.Fd()), name, how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), s.dir+"/"+name), nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN): // EAGAIN: a rename elsewhere disturbed the look
+		default:
+			return nil, &fs.PathError{Op: "open", Path: s.dir + "/" + name, Err: err}
+		}
+	}
+}
+
 // walk calls fn for every regular file below the directory dir, at most depth levels
 // down, in no order. What disappears meanwhile is passed over.
 func (s *Store) walk(ctx context.Context, dir string, depth int, fn func(rel string, st fileStat) error) (err error) {
-	f, err := s.root.Open(dir)
+	f, err := s.openDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

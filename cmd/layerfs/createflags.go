@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/layerfs/layerfs/runtime/container/bundle"
+	"github.com/layerfs/layerfs/runtime/network"
+	"github.com/layerfs/layerfs/runtime/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -54,6 +57,12 @@ type createOptions struct {
 	tmpfs    []string
 	devices  []string
 	shmSize  string
+
+	networks, ports, expose    []string
+	dns, dnsSearch, dnsOptions []string
+	hosts, links               []string
+	publishAll                 bool
+	resources                  resourceFlags
 
 	stopSignal  string
 	stopTimeout int
@@ -100,13 +109,24 @@ func (o *createOptions) add(a *app, cmd *cobra.Command) {
 	f.BoolVar(&o.readOnly, "read-only", false, "make the root file system read-only")
 	f.StringSliceVar(&o.capAdd, "cap-add", nil, "capability to add to the default ones, or ALL (repeatable)")
 	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "capability to take away, or ALL (repeatable)")
-	f.StringArrayVar(&o.security, "security-opt", nil, "no-new-privileges[=false] (repeatable)")
+	f.StringArrayVar(&o.security, "security-opt", nil, "no-new-privileges[=false] or seccomp=FILE|unconfined (repeatable)")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "setting of the kernel, NAME=VALUE (repeatable)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a volume or a directory, [NAME|PATH:]TARGET[:OPTION,...] (repeatable)")
 	f.StringArrayVar(&o.mounts, "mount", nil, "mount, type=bind|volume|tmpfs,source=…,target=…[,readonly,…] (repeatable)")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount memory, TARGET[:OPTION,...] (repeatable)")
-	f.StringArrayVar(&o.devices, "device", nil, "device of this machine, PATH[:TARGET] (repeatable)")
+	f.StringArrayVar(&o.devices, "device", nil, "device of this machine, PATH[:TARGET][:ACCESS], of which ACCESS is of rwm (repeatable)")
 	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, in bytes or with k, m, g (default 64m)")
+
+	f.StringArrayVar(&o.networks, "network", nil, "network: bridge, none, host, container:NAME or the name of one (repeatable)")
+	f.StringArrayVarP(&o.ports, "publish", "p", nil, "publish a port on this machine, [[IP:][PORT]:]PORT[/udp] (repeatable)")
+	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all ports that are exposed, each on a free one")
+	f.StringArrayVar(&o.expose, "expose", nil, "say that a port is served, PORT[/udp] (repeatable)")
+	f.StringArrayVar(&o.dns, "dns", nil, "name server (repeatable)")
+	f.StringArrayVar(&o.dnsSearch, "dns-search", nil, "domain in which names are looked up (repeatable)")
+	f.StringArrayVar(&o.dnsOptions, "dns-option", nil, "option of resolv.conf (repeatable)")
+	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts, NAME:IP (repeatable)")
+	f.StringArrayVar(&o.links, "link", nil, "name for another container, CONTAINER[:ALIAS] (repeatable)")
+	o.resources.add(f)
 
 	f.StringVar(&o.stopSignal, "stop-signal", "", "signal that asks it to end (default: the image's, else SIGTERM)")
 	f.IntVar(&o.stopTimeout, "stop-timeout", container.DefaultStopTimeout, "seconds that it has to end; negative: any")
@@ -139,6 +159,8 @@ func (o *createOptions) record(img *image.Config, command []string) (*container.
 		func(rec *container.Record) error { return o.healthOf(rec, p.Healthcheck) },
 		o.isolation,
 		func(rec *container.Record) error { return o.mountsOf(rec, p.Volumes) },
+		func(rec *container.Record) error { return o.connect(rec, p.ExposedPorts) },
+		o.limits,
 		o.logging,
 	}
 	for _, step := range steps {
@@ -337,8 +359,15 @@ func (o *createOptions) isolation(rec *container.Record) (err error) {
 		if !set {
 			name, value, set = strings.Cut(s, ":") // Docker's older form
 		}
-		if name != "no-new-privileges" {
-			return usageError{fmt.Errorf("--security-opt %q: want no-new-privileges[=false]", s)}
+		switch name {
+		case "no-new-privileges":
+		case "seccomp":
+			if rec.Seccomp, err = readProfile(value); err != nil {
+				return err
+			}
+			continue
+		default:
+			return usageError{fmt.Errorf("--security-opt %q: want no-new-privileges[=false] or seccomp=FILE|unconfined", s)}
 		}
 		if rec.NoNewPrivileges = true; set {
 			if rec.NoNewPrivileges, err = strconv.ParseBool(value); err != nil {
@@ -352,16 +381,101 @@ func (o *createOptions) isolation(rec *container.Record) (err error) {
 		}
 	}
 	for _, d := range o.devices {
-		parts := strings.Split(d, ":")
-		dev := container.Device{Source: parts[0], Target: parts[0]}
-		const most = 2
-		if len(parts) > most || !path.IsAbs(parts[0]) {
-			return usageError{fmt.Errorf("--device %q: want PATH[:TARGET]", d)}
-		}
-		if len(parts) == most {
-			dev.Target = parts[1]
+		dev, err := parseDevice(d)
+		if err != nil {
+			return err
 		}
 		rec.Devices = append(rec.Devices, dev)
+	}
+	return nil
+}
+
+// parseDevice reads PATH[:TARGET][:ACCESS].
+func parseDevice(text string) (container.Device, error) {
+	parts := strings.Split(text, ":")
+	dev := container.Device{Source: parts[0], Target: parts[0], Access: "rwm"}
+	isAccess := func(s string) bool { return s != "" && strings.Trim(s, "rwm") == "" }
+	rest := parts[1:]
+	if n := len(rest); n > 0 && isAccess(rest[n-1]) {
+		dev.Access, rest = rest[n-1], rest[:n-1]
+	}
+	if len(rest) > 0 {
+		dev.Target, rest = rest[0], rest[1:]
+	}
+	if len(rest) > 0 || !path.IsAbs(dev.Source) || !path.IsAbs(dev.Target) {
+		return dev, usageError{fmt.Errorf("--device %q: want PATH[:TARGET][:ACCESS], of which ACCESS is of rwm", text)}
+	}
+	return dev, nil
+}
+
+// readProfile reads a profile of system calls, which becomes a part of the record: the
+// container is as it was made when the file is another one by then.
+func readProfile(name string) (_ string, err error) {
+	const most = 1 << 20
+	if name == bundle.Unconfined {
+		return name, nil
+	}
+	if name == "" {
+		return "", usageError{errors.New("--security-opt seccomp: want seccomp=FILE or seccomp=unconfined")}
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer join(&err, f.Close)
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return "", err
+	}
+	if len(data) > most {
+		return "", fmt.Errorf("profile %s of more than %d bytes: %w", name, most, fs.ErrInvalid)
+	}
+	if _, err := seccomp.Load(data, nil); err != nil {
+		return "", fmt.Errorf("profile %s: %w", name, err)
+	}
+	return string(data), nil
+}
+
+// connect says what its network is.
+func (o *createOptions) connect(rec *container.Record, declared map[string]struct{}) error {
+	rec.Networks, rec.Ports, rec.Hosts, rec.Links = o.networks, o.ports, o.hosts, o.links
+	rec.DNS, rec.DNSSearch, rec.DNSOptions = o.dns, o.dnsSearch, o.dnsOptions
+	exposed := map[string]string{}
+	for p := range declared {
+		exposed[p] = ""
+	}
+	for _, p := range o.expose {
+		exposed[p] = ""
+	}
+	for _, p := range sortedKeys(exposed) {
+		if _, err := network.ParsePorts(p); err != nil {
+			return usageError{fmt.Errorf("exposed port: %w", err)}
+		}
+		rec.Exposed = append(rec.Exposed, p)
+		if o.publishAll {
+			rec.Ports = append(rec.Ports, p)
+		}
+	}
+	choice, err := network.ParseNetwork(rec.Networks)
+	if err == nil {
+		_, err = networkRequest(rec, choice)
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	if choice.Mode == network.ModeNone && len(rec.Ports) > 0 {
+		return usageError{errors.New("--network none and --publish exclude each other")}
+	}
+	return nil
+}
+
+func (o *createOptions) limits(rec *container.Record) error {
+	var r specs.LinuxResources
+	if err := o.resources.apply(&r); err != nil {
+		return err
+	}
+	if r.CPU != nil || r.Memory != nil || r.Pids != nil || r.BlockIO != nil {
+		rec.Resources = &r
 	}
 	return nil
 }

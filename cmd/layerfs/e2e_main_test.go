@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && (os.Args[1] == treefs.Command || os.Args[1] == fuse.ServerArgs()[0]) {
 		os.Exit(run())
 	}
+	if os.Geteuid() == 0 {
+		testenv.OwnNetwork() // containers have networks
+	}
 	code := m.Run()
 	left := leftovers()
 	for range 50 { // who keeps an ordinary user's namespace stays for a second

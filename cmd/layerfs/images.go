@@ -54,7 +54,7 @@ func (a *app) runImages(ctx context.Context, o outputFlags, full bool, filter st
 	if err != nil {
 		return err
 	}
-	refs, err := store.Refs(ctx)
+	refs, err := refsLike(ctx, store, filter)
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,18 @@ func (a *app) runImages(ctx context.Context, o outputFlags, full bool, filter st
 		{"LAYERS", func(r imageRow) string { return itoa(r.Layers) }},
 		{"SIZE", func(r imageRow) string { return size(r.Size) }},
 	})
+}
+
+// refsLike returns all names, or of what begins like the name of a repository those that
+// it may be.
+func refsLike(ctx context.Context, store *image.Store, filter string) ([]image.Ref, error) {
+	if name, err := reference.Parse(filter); filter != "" && err == nil {
+		refs, err := store.RefsOf(ctx, name)
+		if err != nil || len(refs) > 0 {
+			return refs, err
+		}
+	}
+	return store.Refs(ctx)
 }
 
 // withID leaves out, for a list of ids, images that are too damaged to have one, and
@@ -335,8 +347,14 @@ func (a *app) inspect(ctx context.Context, word string) (any, error) {
 	}
 	out := imageInspect{ID: img.ID().String(), Digest: img.digest.String(), Target: img.Target.Digest.String(),
 		Names: []string{}, Platform: image.FormatPlatform(img.Config.Platform()), Config: img.Config}
-	for _, n := range img.Names {
-		out.Names = append(out.Names, n.Familiar())
+	names, err := a.imgs.Names(ctx, img.Target)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range names {
+		if !r.Name.IsZero() {
+			out.Names = append(out.Names, r.Name.Familiar())
+		}
 	}
 	if chain := snapshot.Chain(img.layers); len(chain) > 0 {
 		out.Chain = chain[len(chain)-1].String()

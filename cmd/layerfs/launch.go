@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,25 +79,36 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 	if err != nil {
 		return nil, err
 	}
+	out := &monitor.Started{Ended: ended}
+	att, err := a.attachNetwork(ctx, rec, &host)
+	if err != nil {
+		return nil, err
+	}
+	if att != nil {
+		undo = append(undo, att.end)
+		if out.Network, err = json.Marshal(att.Record()); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.fillVolumes(ctx, rec, d.FD()); err != nil {
+		return nil, err
+	}
 	spec, err := bundle.Spec(rec, root, host)
 	if err != nil {
 		return nil, err
 	}
 	fitNamespace(spec, a.ids)
-	if !rec.Remove {
-		data, err := json.Marshal(spec)
-		if err == nil {
-			err = a.ctrs.WriteSpec(rec.ID, data)
-		}
-		if err != nil {
-			return nil, err
-		}
+	data, err := json.Marshal(spec)
+	if err == nil {
+		err = a.ctrs.WriteSpec(rec.ID, data)
+	}
+	if err != nil {
+		return nil, err
 	}
 	group, err := a.openCgroup(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
-	out := &monitor.Started{Ended: ended}
 	if group != nil {
 		undo = append(undo, func() error { return group.Remove(context.WithoutCancel(ctx)) })
 		out.Cgroup = group.Path()
@@ -109,6 +122,9 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 		return nil, err
 	}
 	out.Process = p
+	if att != nil {
+		att.serve(ctx, a.logger())
+	}
 	if rec.Health != nil {
 		out.Check = func(ctx context.Context, command []string) (int, string, error) {
 			return a.check(ctx, spec, p.Pid(), group, command)
@@ -117,27 +133,52 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 	return out, nil
 }
 
-// cgroupParent is the control group below which those of containers are.
-const cgroupParent = "layerfs"
+// cgroupParent is the control group below which those of this store's containers are: a
+// collector can tell them from those of other stores.
+func (a *app) cgroupParent() string {
+	const digits = 12
+	sum := sha256.Sum256([]byte(a.disk.Root()))
+	return "layerfs/" + hex.EncodeToString(sum[:])[:digits]
+}
 
-// openCgroup makes the control group of a container and applies its limits. Without
-// permission to make one there is none, unless limits were asked for.
+// openCgroup makes the control group of a container and applies its limits, and for root
+// those of devices, which a container could else make nodes of and use. Without
+// permission to make a group there is none, unless limits were asked for.
 func (a *app) openCgroup(ctx context.Context, rec *container.Record) (*cgroup.Group, error) {
-	group, err := cgroup.Open(ctx, cgroup.Options{Path: cgroupParent + "/" + string(rec.ID)})
+	group, err := cgroup.Open(ctx, cgroup.Options{Path: a.cgroupParent() + "/" + string(rec.ID)})
 	if err != nil {
-		if rec.Resources == nil && (errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported)) {
+		if rec.Resources == nil && a.ids != nil && (errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported)) {
 			a.logger().Debug("container has no control group", "error", err)
 			return nil, nil
 		}
 		return nil, err
 	}
-	if rec.Resources == nil {
-		return group, nil
+	limits := specs.LinuxResources{}
+	if rec.Resources != nil {
+		limits = *rec.Resources
 	}
-	if err := errors.Join(group.Apply(rec.Resources)...); err != nil {
+	if a.ids == nil { // in a user namespace no device can be used through a node that was made there
+		if limits.Devices, err = deviceRules(rec.Devices); err != nil {
+			return nil, errors.Join(err, group.Remove(ctx))
+		}
+	}
+	if err := errors.Join(group.Apply(&limits)...); err != nil {
 		return nil, errors.Join(err, group.Remove(ctx))
 	}
 	return group, nil
+}
+
+// deviceRules allow a container the usual devices and those that it was given.
+func deviceRules(devices []container.Device) ([]specs.LinuxDeviceCgroup, error) {
+	rules := append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, cgroup.DefaultDevices()...)
+	given, err := bundle.Devices(devices)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range given {
+		rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &given[i].Major, Minor: &given[i].Minor, Access: devices[i].Access})
+	}
+	return rules, nil
 }
 
 // check runs a command in a container to see how it does.
@@ -148,7 +189,7 @@ func (a *app) check(ctx context.Context, spec *specs.Spec, pid int, group *cgrou
 	}
 	process := *spec.Process
 	process.Args, process.Terminal = command, false
-	p, err := runtime.Exec(ctx, runtime.ExecConfig{Pid: pid, Process: &process, Stdout: w, Stderr: w, Cgroup: group, Logger: a.logger()})
+	p, err := runtime.Exec(ctx, runtime.ExecConfig{Pid: pid, Process: &process, Stdout: w, Stderr: w, Seccomp: spec.Linux.Seccomp, Cgroup: group, Logger: a.logger()})
 	if err = errors.Join(err, w.Close()); err != nil {
 		return 0, "", errors.Join(err, r.Close())
 	}

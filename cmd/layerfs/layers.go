@@ -106,7 +106,7 @@ func (a *app) image(ctx context.Context, word string) (*resolved, error) {
 	if err != nil {
 		return nil, err
 	}
-	im, err := store.Resolve(ctx, word, nil)
+	im, err := store.ResolveAlone(ctx, word, nil)
 	if err != nil {
 		return nil, hint(err, imagesHint)
 	}

@@ -131,6 +131,9 @@ func fitNamespace(spec *specs.Spec, m *userns.Mapping) {
 	if m == nil {
 		return
 	}
+	if u := &spec.Process.User; len(m.GIDs) == 1 && m.GIDs[0].Count == 1 && !slices.ContainsFunc(u.AdditionalGids, func(g uint32) bool { return g != u.GID }) {
+		u.AdditionalGids = nil // who has no other group may not say so either
+	}
 	const pingers = "net.ipv4.ping_group_range"
 	if _, ok := spec.Linux.Sysctl[pingers]; ok {
 		last := uint32(0)

@@ -31,6 +31,27 @@ type mounted struct {
 	options  []string
 }
 
+// Mount is a hierarchy as it is mounted.
+type Mount struct {
+	At          string   // where
+	Unified     bool     // of version 2
+	Controllers []string // of version 1
+}
+
+// Mounted returns the hierarchies of the machine that have controllers, in the order in
+// which they are mounted.
+func Mounted() ([]Mount, error) {
+	trees, err := find(Options{Path: "any"})
+	if err != nil {
+		return nil, err
+	}
+	var mounts []Mount
+	for _, t := range trees {
+		mounts = append(mounts, Mount{t.mount, t.unified, t.controllers})
+	}
+	return mounts, nil
+}
+
 // find returns the hierarchies that are mounted below the root of the options.
 func find(o Options) ([]tree, error) {
 	if err := checkPath(o.Path); err != nil {

@@ -52,6 +52,16 @@ type Record struct {
 	ShmSize         int64                 `json:"shmSize,omitempty"` // bytes of /dev/shm; 0 is the default
 	Resources       *specs.LinuxResources `json:"resources,omitempty"`
 
+	// Network, as it was asked for: package network reads it.
+	Networks   []string `json:"networks,omitempty"` // none is the default network
+	Ports      []string `json:"ports,omitempty"`    // published
+	Exposed    []string `json:"exposed,omitempty"`  // that the image or a flag names, PORT/PROTOCOL
+	DNS        []string `json:"dns,omitempty"`
+	DNSSearch  []string `json:"dnsSearch,omitempty"`
+	DNSOptions []string `json:"dnsOptions,omitempty"`
+	Hosts      []string `json:"hosts,omitempty"`
+	Links      []string `json:"links,omitempty"` // CONTAINER[:ALIAS]
+
 	// Life.
 	Remove      bool          `json:"remove,omitempty"` // when it has ended
 	Restart     RestartPolicy `json:"restart"`

@@ -48,16 +48,20 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 	if len(r.Ports) > 0 && mode != ModeBridge {
 		return nil, fmt.Errorf("container %s: only containers with a network of their own publish ports: %w", r.ID, fs.ErrInvalid)
 	}
-	if err := n.Detach(ctx, r.ID); err != nil {
-		return nil, err
-	}
 	lock, err := n.lock(ctx, lockFile, unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close() //nolint:errcheck // only a lock
 	dir := path.Join(dirContainers, r.ID)
-	if err := n.root.Mkdir(dir, 0o711); err != nil {
+	err = n.root.Mkdir(dir, 0o711)
+	if errors.Is(err, fs.ErrExist) {
+		if err := n.takeBack(ctx, r.ID); err != nil {
+			return nil, err
+		}
+		err = n.root.Mkdir(dir, 0o711)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make directory of container %s: %w", r.ID, err)
 	}
 	a := &Attachment{n: n, rec: &Record{ID: r.ID, Name: r.Name, Networks: []Membership{}}, files: filepath.Join(n.dir, dir)}
@@ -70,7 +74,7 @@ func (n *Networks) Attach(ctx context.Context, r Request) (*Attachment, error) {
 		err = a.join(&r)
 	default: // the host's
 	}
-	if err == nil {
+	if err == nil && len(a.rec.Networks) == 0 {
 		err = n.writeRecord(a.rec)
 	}
 	if err == nil {
@@ -209,7 +213,7 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 	if err != nil {
 		return err
 	}
-	a.names = a.n.responderFor(nets, res)
+	a.names = a.n.responderFor(r.ID, nets, res)
 	err = a.inside(r, func(ns *os.File, route *routeConn) error {
 		if a.names != nil {
 			if err := a.names.listen(); err != nil {
@@ -219,26 +223,12 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 				return err
 			}
 		}
-		routed4, routed6 := false, false
 		for i, m := range a.rec.Networks {
-			index, err := connect(h.route, route, ns, nets[i], bridges[i], m)
-			if err != nil {
+			if err := connect(h.route, route, ns, nets[i], bridges[i], m); err != nil {
 				return err
 			}
-			if m.Gateway4.IsValid() && !routed4 {
-				if err := route.addDefaultRoute(index, m.Gateway4); err != nil {
-					return err
-				}
-				routed4 = true
-			}
-			if m.Gateway6.IsValid() && !routed6 {
-				if err := route.addDefaultRoute(index, m.Gateway6); err != nil {
-					return err
-				}
-				routed6 = true
-			}
 		}
-		return nil
+		return route.route(a.rec)
 	})
 	if err != nil {
 		return err
@@ -277,36 +267,36 @@ func (a *Attachment) joinNetworks(ctx context.Context, r *Request) (err error) {
 	return nil
 }
 
-// connect makes the interface of one membership, and returns its index in the container.
-func connect(host, inner *routeConn, ns *os.File, nw *Network, bridge int, m Membership) (int, error) {
+// connect makes the interface of one membership.
+func connect(host, inner *routeConn, ns *os.File, nw *Network, bridge int, m Membership) error {
 	mac, err := net.ParseMAC(m.MAC)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	err = host.addVeth(veth{name: m.Peer, peer: m.Interface, master: bridge, mtu: nw.MTU, ns: int(ns.Fd()), mac: mac})
 	if errors.Is(err, unix.EEXIST) {
 		// Of a container that had the address before; its namespace has ended or is ending.
-		if old, lerr := host.link(m.Peer); lerr == nil {
+		if old, lerr := host.link(m.Peer); lerr == nil && old.master == bridge {
 			if derr := host.deleteLink(old.index); derr != nil {
-				return 0, derr
+				return derr
 			}
 		}
 		err = host.addVeth(veth{name: m.Peer, peer: m.Interface, master: bridge, mtu: nw.MTU, ns: int(ns.Fd()), mac: mac})
 	}
 	if err != nil {
-		return 0, fmt.Errorf("network %q: %w", nw.Name, err)
+		return fmt.Errorf("network %q: %w", nw.Name, err)
 	}
 	l, err := inner.link(m.Interface)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := inner.switchOn(l.index); err != nil {
-		return 0, err
+		return err
 	}
 	for _, p := range []netip.Prefix{m.IPv4, m.IPv6} {
 		if p.IsValid() {
 			if err := inner.addAddress(l.index, p); err != nil {
-				return 0, err
+				return err
 			}
 		}
 	}
@@ -315,16 +305,17 @@ func connect(host, inner *routeConn, ns *os.File, nw *Network, bridge int, m Mem
 	// may be lost, and a connection takes a second more.
 	for _, name := range []string{m.Peer, nw.Bridge} {
 		if _, err := host.link(name); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	return l.index, nil
+	return nil
 }
 
 // peerName names the host's end of a pair after the network and the address: it is known
 // before it is made, and nobody else's.
 func peerName(a netip.Addr, net *Network) string {
-	return fmt.Sprintf("lf%s-%x", net.ID[:4], hostNumber(a, net.IPv4))
+	const digits = 7 // with the 6 of a host's number at most, all that a name holds
+	return fmt.Sprintf("lf%.*s%x", digits, net.ID, hostNumber(a, net.IPv4))
 }
 
 // networkFor returns the network of a name, and makes the default one if it is not

@@ -183,7 +183,7 @@ func (n *Networks) sweepHost(ctx context.Context, networks []*Network, peers map
 		errs = append(errs, err)
 		members += k
 	}
-	errs = append(errs, h.unused())
+	errs = append(errs, h.removeOrphans(links), h.unused())
 	if members == 0 && !n.owner {
 		errs = append(errs, n.removeStreet())
 	}

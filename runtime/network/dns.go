@@ -36,23 +36,21 @@ const (
 // responder answers the questions of one container: by the names of its networks, and
 // what it does not know by asking the host's name servers, from the host.
 type responder struct {
-	n        *Networks
-	networks []string
-	servers  []netip.AddrPort
-	udp      *net.UDPConn
-	tcp      *net.TCPListener
+	n       *Networks
+	id      string
+	servers []netip.AddrPort
+	udp     *net.UDPConn
+	tcp     *net.TCPListener
 }
 
 // responderFor returns what a member of the networks needs to find names, or nil: members
 // of the default network alone ask the host's name servers themselves, if they can reach
 // one.
-func (n *Networks) responderFor(nets []*Network, res resolver) *responder {
-	r := &responder{n: n}
-	outward, needed := false, len(res.servers) > 0
+func (n *Networks) responderFor(id string, nets []*Network, res resolver) *responder {
+	r := &responder{n: n, id: id}
+	outward, named, needed := false, false, len(res.servers) > 0
 	for _, net := range nets {
-		if net.Name != DefaultNetwork {
-			r.networks = append(r.networks, net.Name)
-		}
+		named = named || net.Name != DefaultNetwork
 		outward = outward || !net.Internal
 	}
 	for _, s := range res.servers {
@@ -62,10 +60,26 @@ func (n *Networks) responderFor(nets []*Network, res resolver) *responder {
 			r.servers = append(r.servers, netip.AddrPortFrom(s, portDNS))
 		}
 	}
-	if len(r.networks) == 0 && !needed {
+	if !named && !needed {
 		return nil
 	}
 	return r
+}
+
+// networks returns those of the container in which names are known. It may have been
+// connected to others since it was started.
+func (r *responder) networks() []string {
+	rec, err := r.n.record(r.id)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, m := range rec.Networks {
+		if m.Network != DefaultNetwork {
+			out = append(out, m.Network)
+		}
+	}
+	return out
 }
 
 // listen opens the sockets in the namespace of the calling thread, on any port: the
@@ -209,7 +223,7 @@ func (r *responder) local(q dnsmessage.Question) ([]dnsmessage.Resource, bool) {
 		if !ok {
 			return nil, false
 		}
-		host, ok := r.n.nameOf(r.networks, addr)
+		host, ok := r.n.nameOf(r.networks(), addr)
 		if !ok {
 			return nil, false
 		}
@@ -219,7 +233,7 @@ func (r *responder) local(q dnsmessage.Question) ([]dnsmessage.Resource, bool) {
 		}
 		return []dnsmessage.Resource{{Header: head, Body: &dnsmessage.PTRResource{PTR: ptr}}}, true
 	}
-	addrs, known := r.n.addresses(r.networks, name)
+	addrs, known := r.n.addresses(r.networks(), name)
 	if !known {
 		return nil, false
 	}

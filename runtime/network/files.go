@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/layerfs/layerfs/internal/durable"
 )
 
 // maxResolv bounds the host's resolver configuration, in bytes, and its hosts file.
@@ -116,9 +118,10 @@ func (a *Attachment) writeFiles(mode Mode, req *Request) error {
 		return err
 	}
 	dir := path.Join(dirContainers, a.rec.ID)
+	// Whole from the start or not is all the same: nobody reads them before they are there.
 	if err := errors.Join(
-		a.n.replace(path.Join(dir, hostsFile), 0o644, hosts),
-		a.n.replace(path.Join(dir, resolvFile), 0o644, r.format()),
+		durable.Create(a.n.root, path.Join(dir, hostsFile), 0o644, hosts, false),
+		durable.Create(a.n.root, path.Join(dir, resolvFile), 0o644, r.format(), false),
 	); err != nil {
 		return fmt.Errorf("write files of container %s: %w", a.rec.ID, err)
 	}

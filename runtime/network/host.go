@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -91,7 +93,7 @@ func (n *Networks) bridge(ctx context.Context, h *host, net *Network) (int, erro
 			return 0, err
 		}
 	}
-	index, err := h.makeBridge(net)
+	index, err := h.makeBridge(net, n.alias(net.Name))
 	if err != nil {
 		return 0, fmt.Errorf("network %q: %w", net.Name, err)
 	}
@@ -128,7 +130,7 @@ func (h *host) ready(net *Network) (int, error) {
 
 // makeBridge makes the network's bridge, or completes what a process that died began.
 // What keeps members in their place comes before what lets packets through.
-func (h *host) makeBridge(net *Network) (int, error) {
+func (h *host) makeBridge(net *Network, alias string) (int, error) {
 	if err := h.fw.addBridge(net.Bridge, !net.Internal); err != nil {
 		return 0, err
 	}
@@ -174,7 +176,33 @@ func (h *host) makeBridge(net *Network) (int, error) {
 			return 0, err
 		}
 	}
-	return l.index, h.route.switchOn(l.index)
+	return l.index, h.route.switchOnAs(l.index, alias)
+}
+
+// aliasOf begins the alias of a bridge, before the path of its network's record.
+const aliasOf = "layerfs: "
+
+// alias says on a bridge which network's it is: to people, and to a sweep that looks for
+// bridges of directories that somebody removed.
+func (n *Networks) alias(network string) string {
+	return aliasOf + filepath.Join(n.dir, dirNetworks, network, recordName)
+}
+
+// removeOrphans removes bridges without members whose network was removed with its whole
+// directory.
+func (h *host) removeOrphans(links []link) error {
+	var errs []error
+	for _, l := range links {
+		record, ours := strings.CutPrefix(l.alias, aliasOf)
+		if l.kind != kindBridge || !ours || slices.ContainsFunc(links, func(o link) bool { return o.master == l.index }) {
+			continue
+		}
+		if _, err := os.Stat(record); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		errs = append(errs, h.route.deleteLink(l.index), h.fw.removeBridge(l.name))
+	}
+	return errors.Join(errs...)
 }
 
 // removeBridge removes what there is of a network on the host.

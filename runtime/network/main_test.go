@@ -8,47 +8,22 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"os/signal"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerfs/layerfs/internal/testenv"
 )
-
-// inside marks the test program that runs in a network namespace of its own, which is
-// the host of the tests: the machine's network is not touched.
-const inside = "LAYERFS_TEST_NETWORK"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(attacher); dir != "" {
 		fmt.Fprintln(os.Stderr, attachForever(dir))
 		os.Exit(1)
 	}
-	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
+	if os.Getenv(asStranger) == "" {
+		testenv.OwnNetwork()
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	signal.Ignore(os.Interrupt) // go test -timeout and people end the inner one
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "run the tests in a network namespace of their own:", err)
-		os.Exit(1)
-	}
+	os.Exit(m.Run())
 }
 
 // world is a host with networks: a namespace of its own with an address in a street,
@@ -81,13 +56,6 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	lo, err := r.link("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.switchOn(lo.index); err != nil {
-		t.Fatal(err)
-	}
 	w.street = w.machine(t, "street0", "198.51.100.1/24", "198.51.100.2/24")
 	up, err := r.link("street0")
 	if err != nil {

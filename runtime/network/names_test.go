@@ -126,7 +126,13 @@ func FuzzAnswer(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	r := &responder{n: n, networks: []string{"app"}}
+	if err := n.root.Mkdir(dirContainers+"/x", 0o700); err != nil {
+		f.Fatal(err)
+	}
+	if err := n.writeRecord(&Record{ID: "x", Networks: []Membership{{Network: "app"}}}); err != nil {
+		f.Fatal(err)
+	}
+	r := &responder{n: n, id: "x"}
 	question := func(name string, kind dnsmessage.Type) []byte {
 		q := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET}}}
 		b, err := q.Pack()

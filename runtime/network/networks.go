@@ -407,3 +407,39 @@ func (n *Networks) read(name string, limit int64) ([]byte, error) {
 	data, err := readAll(f, limit)
 	return data, errors.Join(err, f.Close())
 }
+
+// Members returns what the containers of a network were given, by their ids.
+func (n *Networks) Members(ctx context.Context, name string) ([]*Record, error) {
+	net, err := n.Lookup(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	dir := path.Join(dirNetworks, net.Name, dirLeases)
+	leases, err := n.names(dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, l := range leases {
+		id, err := n.read(path.Join(dir, l), maxContainerID)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read lease of %s: %w", l, err)
+		}
+		if err == nil && len(id) > 0 {
+			ids = append(ids, string(id))
+		}
+	}
+	slices.Sort(ids)
+	var out []*Record
+	for _, id := range slices.Compact(ids) {
+		rec, err := n.record(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is being attached, or has just gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rec)
+	}
+	return out, nil
+}

@@ -39,6 +39,8 @@ const (
 	hostsFile  = "hosts"
 	resolvFile = "resolv.conf"
 
+	recordPerm = 0o600
+
 	maxRecord = 4 << 20 // bytes in the record of a container
 )
 
@@ -71,19 +73,19 @@ func (n *Networks) writeRecord(rec *Record) error {
 	if err != nil {
 		return err
 	}
-	return n.replace(path.Join(dirContainers, rec.ID, recordFile), 0o600, data)
+	return n.replace(path.Join(dirContainers, rec.ID, recordFile), data)
 }
 
 // replace writes a file whole or not at all, as other processes see it. It is not
 // flushed: it means nothing after a restart of the machine.
-func (n *Networks) replace(name string, perm fs.FileMode, data []byte) error {
+func (n *Networks) replace(name string, data []byte) error {
 	temp := name + ".new"
-	f, err := n.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	f, err := n.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, recordPerm)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(perm), f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(recordPerm), f.Close()); err == nil {
 		err = n.root.Rename(temp, name)
 	}
 	if err != nil {

@@ -33,7 +33,7 @@ func (n *Networks) writeNames(m Membership, id string) error {
 			if err := n.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return fmt.Errorf("make name %s known: %w", host, err)
 			}
-			err := n.replace(path.Join(dir, id), 0o600, b.Bytes())
+			err := n.replace(path.Join(dir, id), b.Bytes())
 			if err == nil {
 				break
 			}

@@ -71,6 +71,7 @@ type link struct {
 	name, kind    string
 	mac           net.HardwareAddr
 	mtu           int
+	alias         string // text that says whose it is
 	up            bool
 }
 
@@ -94,6 +95,8 @@ func parseLink(data []byte) (link, error) {
 			l.master = int(d.Uint32())
 		case unix.IFLA_ADDRESS:
 			l.mac = d.Bytes()
+		case unix.IFLA_IFALIAS:
+			l.alias = d.String()
 		case unix.IFLA_MTU:
 			l.mtu = int(d.Uint32())
 		case unix.IFLA_LINKINFO:
@@ -165,8 +168,19 @@ const (
 )
 
 // switchOn makes an interface carry packets.
-func (r *routeConn) switchOn(index int) error {
-	if _, err := r.do(unix.RTM_NEWLINK, change, ifInfo(index, unix.IFF_UP, unix.IFF_UP), nil); err != nil {
+func (r *routeConn) switchOn(index int) error { return r.switchOnAs(index, "") }
+
+// maxAlias is what the kernel keeps of an alias, in bytes (IFALIASZ less the zero).
+const maxAlias = 255
+
+// switchOnAs does so, and says whose the interface is unless alias is "".
+func (r *routeConn) switchOnAs(index int, alias string) error {
+	_, err := r.do(unix.RTM_NEWLINK, change, ifInfo(index, unix.IFF_UP, unix.IFF_UP), func(e *netlink.AttributeEncoder) {
+		if alias != "" && len(alias) <= maxAlias {
+			e.String(unix.IFLA_IFALIAS, alias)
+		}
+	})
+	if err != nil {
 		return fmt.Errorf("switch on interface: %w", err)
 	}
 	return nil

@@ -14,16 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// asStranger marks the test program that stranger runs.
+const asStranger = "LAYERFS_TEST_STRANGER"
+
 // stranger runs a test anew in a user and mount namespace of its own, in which the
 // network is somebody else's; there it returns false.
 func stranger(t *testing.T) bool {
 	t.Helper()
-	const here = "stranger"
-	if os.Getenv(inside) == here {
+	if os.Getenv(asStranger) != "" {
 		return false
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), inside+"="+here)
+	cmd.Env = append(os.Environ(), asStranger+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
 		Pdeathsig:   unix.SIGKILL,
@@ -53,7 +55,7 @@ func testStreet(t *testing.T, program string) {
 	if program != "nothing" {
 		testenv.Tools(t, program)
 	}
-	if os.Getenv(inside) == "1" {
+	if os.Getenv(asStranger) == "" {
 		w := newWorld(t)
 		echo(t, w.street, "outside", 80)
 	}

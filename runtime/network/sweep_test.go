@@ -205,6 +205,70 @@ func TestFlushedTable(t *testing.T) {
 	wantAnswer(t, w.street, "tcp", "198.51.100.1:8080", "a 198.51.100.2")
 }
 
+// A store that somebody removed with all its records leaves a bridge, which the sweep of
+// another one finds; a bridge of a store that is there stays.
+func TestRemovedDirectory(t *testing.T) {
+	w := newWorld(t)
+	stores := map[string]string{"gone": t.TempDir(), "there": t.TempDir()}
+	bridges := map[string]string{}
+	for name, dir := range stores {
+		n, err := Open(dir, Options{Resolv: "/dev/null"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := n.Attach(t.Context(), Request{ID: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(a.Close(), n.Detach(t.Context(), "a")); err != nil {
+			t.Fatal(err)
+		}
+		// Not yet the end of the namespace, which the kernel is working at.
+		if err := n.Sweep(t.Context(), func(string) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+		at, err := openHost(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.bridge(t.Context(), at, first(n.networks())); err != nil {
+			t.Fatal(err)
+		}
+		bridges[name] = first(n.networks()).Bridge
+		if err := errors.Join(at.Close(), n.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(stores["gone"]); err != nil {
+		t.Fatal(err)
+	}
+	sweep := func(n *Networks) {
+		if err := n.Sweep(t.Context(), func(string) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep(w.Networks)
+	r, err := openRoute()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.link(bridges["gone"]); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("the bridge of a removed directory: %v", err)
+	}
+	if _, err := r.link(bridges["there"]); err != nil {
+		t.Errorf("the bridge of another directory: %v", err)
+	}
+	n, err := Open(stores["there"], Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	sweep(n)
+}
+
+func first(all []*Network, _ error) *Network { return all[0] }
+
 func TestForeignBridge(t *testing.T) {
 	w := newWorld(t)
 	r, err := openRoute()

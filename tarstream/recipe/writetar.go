@@ -105,10 +105,10 @@ type tarWriter struct {
 	inline   []string
 	contents []byte
 	next     int // first object not named yet
+	ahead    *ahead
 }
 
-func (t *tarWriter) produce() error {
-	var err error
+func (t *tarWriter) produce() (err error) {
 	if t.objects, err = t.rec.Objects(); err != nil {
 		return err
 	}
@@ -118,6 +118,12 @@ func (t *tarWriter) produce() error {
 	if t.contents, err = t.rec.frames(sectionContents); err != nil {
 		return err
 	}
+	t.ahead = openAhead(t.ctx, t.src, t.objects)
+	defer func() {
+		if cerr := t.ahead.close(); err == nil && cerr != nil {
+			err = fmt.Errorf("close object: %w", cerr)
+		}
+	}()
 	for _, p := range t.rec.places[sectionStream] {
 		ops := make([]byte, p.raw)
 		if err := t.rec.decode(p, ops); err != nil {
@@ -268,34 +274,51 @@ func (t *tarWriter) content() error {
 		t.inline = t.inline[1:]
 		return t.parts(int64(len(s)), sparse, func(off, n int64) error { return t.write(s[off : off+n]) })
 	}
-	k := v - 2
 	if v == 1 {
-		k = uint64(t.next)
+		if t.next == len(t.objects) {
+			return corrupt("stream: more objects than there are")
+		}
 		t.next++
+		return t.nextObject(t.objects[t.next-1], sparse)
 	}
-	if k >= uint64(t.next) || k >= uint64(len(t.objects)) {
+	k := v - 2
+	if k >= uint64(t.next) {
 		return corrupt("stream: object %d is unknown at this place", k)
 	}
-	return t.object(t.objects[k], sparse)
-}
-
-func (t *tarWriter) object(ref ObjectRef, sparse bool) error {
+	ref := t.objects[k]
 	o, err := t.src.OpenObject(t.ctx, ref.ID)
 	if err != nil {
 		return fmt.Errorf("open object %s: %w", ref.ID.Digest(), err)
 	}
-	if o.Size() != ref.Size {
-		err = fmt.Errorf("object %s has %d bytes instead of %d: %w", ref.ID.Digest(), o.Size(), ref.Size, cas.ErrCorrupt)
+	return t.object(opened{r: o}, ref, sparse, o.Close)
+}
+
+// nextObject writes an object when it is named first, which is the order in which they
+// are opened ahead.
+func (t *tarWriter) nextObject(ref ObjectRef, sparse bool) error {
+	o, err := t.ahead.next(t.ctx)
+	if err != nil {
+		return err
+	}
+	if o.err != nil {
+		return errors.Join(fmt.Errorf("open object %s: %w", ref.ID.Digest(), o.err), t.ahead.done(o))
+	}
+	return t.object(o, ref, sparse, func() error { return t.ahead.done(o) })
+}
+
+func (t *tarWriter) object(o opened, ref ObjectRef, sparse bool, done func() error) (err error) {
+	if o.r.Size() != ref.Size {
+		err = fmt.Errorf("object %s has %d bytes instead of %d: %w", ref.ID.Digest(), o.r.Size(), ref.Size, cas.ErrCorrupt)
 	} else {
 		err = t.parts(ref.Size, sparse, func(off, n int64) error { return t.read(o, ref, off, n) })
 	}
-	if cerr := o.Close(); err == nil && cerr != nil {
+	if cerr := done(); err == nil && cerr != nil {
 		err = fmt.Errorf("close object %s: %w", ref.ID.Digest(), cerr)
 	}
 	return err
 }
 
-func (t *tarWriter) read(o cas.Reader, ref ObjectRef, off, n int64) error {
+func (t *tarWriter) read(o opened, ref ObjectRef, off, n int64) error {
 	if err := t.take(n); err != nil {
 		return err
 	}
@@ -305,7 +328,13 @@ func (t *tarWriter) read(o cas.Reader, ref ObjectRef, off, n int64) error {
 			return err
 		}
 		dst = dst[:min(n, int64(len(dst)))]
-		k, err := o.ReadAt(dst, off)
+		var k int
+		if off < int64(len(o.head)) {
+			k = copy(dst, o.head[off:])
+			dst = dst[:k]
+		} else {
+			k, err = o.r.ReadAt(dst, off)
+		}
 		if k < len(dst) {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

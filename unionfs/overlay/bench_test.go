@@ -8,6 +8,7 @@ import (
 
 	"github.com/layerfs/layerfs/unionfs"
 	"github.com/layerfs/layerfs/unionfs/overlay"
+	"github.com/layerfs/layerfs/unionfs/unionfstest"
 )
 
 // BenchmarkMount mounts, attaches and unmounts a writable union of so many trees.
@@ -54,3 +55,13 @@ func BenchmarkProbe(b *testing.B) {
 
 // clearVolatile lets a volatile upper be mounted again.
 func clearVolatile(work string) error { return os.RemoveAll(filepath.Join(work, "work", "incompat")) }
+
+// BenchmarkUnion is what programs do with files, on directories and on trees.
+func BenchmarkUnion(b *testing.B) {
+	b.Run("directories", func(b *testing.B) {
+		unionfstest.Bench(b, unionfstest.Harness{Driver: overlay.New(overlay.Options{})})
+	})
+	b.Run("trees", func(b *testing.B) {
+		unionfstest.Bench(b, unionfstest.Harness{Driver: overlay.New(overlay.Options{}), Layer: asTree})
+	})
+}

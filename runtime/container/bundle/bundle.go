@@ -22,8 +22,14 @@ import (
 type Host struct {
 	Volume func(name string) (path string, err error) // where the data of a volume lie
 	Init   string                                     // the program that is the init, read-only in the container
-	Cgroup string                                     // the path of the container's control group, "" for none
+	// Network is the path of the network namespace to join, "" for a new one without a
+	// connection, and HostNetwork for this machine's own. Hosts and Resolv are the files
+	// to mount in /etc, "" where the image's are to be seen.
+	Network, Hosts, Resolv string
 }
+
+// HostNetwork says that a container has the network of this machine.
+const HostNetwork = "host"
 
 // InitPath is where the init lies in a container, in the file system of its devices, so
 // that it is no change of the image; InitCommand is its first argument.
@@ -55,22 +61,61 @@ func Spec(rec *container.Record, root runtime.Root, h Host) (*specs.Spec, error)
 	if err := capabilities(spec, rec.CapAdd, rec.CapDrop); err != nil {
 		return nil, err
 	}
-	if len(rec.Sysctls) > 0 {
-		spec.Linux.Sysctl = maps.Clone(spec.Linux.Sysctl)
-		maps.Copy(spec.Linux.Sysctl, rec.Sysctls)
-	}
+	spec.Linux.Sysctl = maps.Clone(spec.Linux.Sysctl)
+	maps.Copy(spec.Linux.Sysctl, rec.Sysctls)
 	if err := mounts(spec, rec, h); err != nil {
 		return nil, err
 	}
-	if err := devices(spec, rec.Devices); err != nil {
+	if spec.Linux.Devices, err = Devices(rec.Devices); err != nil {
 		return nil, err
 	}
-	spec.Linux.CgroupsPath = h.Cgroup
+	if err := filter(spec, rec.Seccomp); err != nil {
+		return nil, err
+	}
+	connect(spec, h)
 	if rec.Init {
 		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: InitPath, Type: "bind", Source: h.Init, Options: []string{"bind", "ro", "nosuid", "nodev"}})
 		spec.Process.Args = append([]string{InitPath, InitCommand, "--"}, spec.Process.Args...)
 	}
 	return spec, nil
+}
+
+// Unconfined is the profile that allows all system calls.
+const Unconfined = "unconfined"
+
+// filter sets the filter of system calls, for which the capabilities are settled.
+func filter(spec *specs.Spec, profile string) error {
+	switch profile {
+	case "":
+		return runtime.FilterCalls(spec, nil)
+	case Unconfined:
+		spec.Linux.Seccomp = nil
+		return nil
+	}
+	return runtime.FilterCalls(spec, []byte(profile))
+}
+
+// connect sets the network namespace.
+func connect(spec *specs.Spec, h Host) {
+	for i, n := range spec.Linux.Namespaces {
+		if n.Type != specs.NetworkNamespace || h.Network == "" {
+			continue
+		}
+		if h.Network != HostNetwork {
+			spec.Linux.Namespaces[i].Path = h.Network
+			continue
+		}
+		spec.Linux.Namespaces = slices.Delete(spec.Linux.Namespaces, i, i+1)
+		// Settings of a network are for one's own.
+		maps.DeleteFunc(spec.Linux.Sysctl, func(name, _ string) bool { return strings.HasPrefix(name, "net.") || strings.HasPrefix(name, "net/") })
+		break
+	}
+	for _, m := range []struct{ source, target string }{{h.Hosts, "/etc/hosts"}, {h.Resolv, "/etc/resolv.conf"}} {
+		if m.source == "" || slices.ContainsFunc(spec.Mounts, func(x specs.Mount) bool { return x.Destination == m.target || x.Destination == "/etc" }) {
+			continue
+		}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: m.target, Type: "bind", Source: m.source, Options: []string{"bind"}})
+	}
 }
 
 // capabilities adds to and drops from the default set, which ALL stands for as a whole.
@@ -174,12 +219,13 @@ func mounts(spec *specs.Spec, rec *container.Record, h Host) error {
 	return nil
 }
 
-// devices adds devices of this machine, with the permission to use them.
-func devices(spec *specs.Spec, wanted []container.Device) error {
+// Devices returns what a specification says of devices of this machine.
+func Devices(wanted []container.Device) ([]specs.LinuxDevice, error) {
+	var out []specs.LinuxDevice
 	for _, d := range wanted {
 		var st unix.Stat_t
 		if err := unix.Stat(d.Source, &st); err != nil {
-			return fmt.Errorf("device %s: %w", d.Source, err)
+			return nil, fmt.Errorf("device %s: %w", d.Source, err)
 		}
 		kind := ""
 		switch st.Mode & unix.S_IFMT {
@@ -188,11 +234,11 @@ func devices(spec *specs.Spec, wanted []container.Device) error {
 		case unix.S_IFBLK:
 			kind = "b"
 		default:
-			return fmt.Errorf("device %s: it is none: %w", d.Source, fs.ErrInvalid)
+			return nil, fmt.Errorf("device %s: it is none: %w", d.Source, fs.ErrInvalid)
 		}
 		mode := os.FileMode(st.Mode & 0o777)
-		major, minor := int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
-		spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{Path: d.Target, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
+		out = append(out, specs.LinuxDevice{Path: d.Target, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+			FileMode: &mode, UID: &st.Uid, GID: &st.Gid})
 	}
-	return nil
+	return out, nil
 }
