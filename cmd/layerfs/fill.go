@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 
 	"github.com/layerfs/layerfs/runtime/container"
@@ -61,21 +60,9 @@ func (a *app) fillVolume(ctx context.Context, vs *volume.Store, m container.Moun
 		return err
 	}
 	defer join(&err, to.Close)
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		tw := tar.NewWriter(w)
-		err := from.Pack(ctx, tw, m.Target, ".", true)
-		if err == nil {
-			err = tw.Close()
-		}
-		_ = w.CloseWithError(err) // always nil
-		packed <- err
-	}()
-	err = to.Unpack(ctx, tar.NewReader(r), "/", rootfs.UnpackOptions{Self: true})
-	_ = r.CloseWithError(err) // always nil
-	if perr := <-packed; perr != nil && !errors.Is(perr, io.ErrClosedPipe) && !errors.Is(err, perr) {
-		err = errors.Join(err, perr)
-	}
-	return err
+	return pipeTar(
+		func(tw *tar.Writer) error { return from.Pack(ctx, tw, m.Target, ".", true) },
+		func(tr *tar.Reader) error {
+			return to.Unpack(ctx, tr, "/", rootfs.UnpackOptions{Self: true})
+		})
 }

@@ -30,6 +30,12 @@ killed commands left behind. It can run beside anything else and needs no free s
 	return cmd
 }
 
+// gcReport is what gc prints.
+type gcReport struct {
+	*snapshot.CollectReport
+	Containers int `json:"containers"` // left-over ones that were removed
+}
+
 func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOptions) error {
 	if err := a.enter(); err != nil {
 		return err
@@ -38,10 +44,16 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 	if err != nil {
 		return err
 	}
-	r, err := s.Collect(ctx, a.roots, opts)
+	// Their snapshots go first: what these stood on is then needed no more.
+	containers, err := a.sweepContainers(ctx, opts.DryRun)
 	if err != nil {
 		return err
 	}
+	collected, err := s.Collect(ctx, a.roots, opts)
+	if err != nil {
+		return err
+	}
+	r := gcReport{CollectReport: collected, Containers: containers}
 	if !opts.DryRun {
 		if err := errors.Join(a.imgs.RefreshLayout(ctx), a.sweepCheckouts(ctx)); err != nil {
 			return err
@@ -56,6 +68,9 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 		_, err := fmt.Fprintf(w, "%s %s, %s, %s, %s, %s and %s: %s\n", verb, count(r.Objects.Count, "object"), count(r.Blobs.Count, "blob"),
 			count(r.Layers.Count, "layer record"), count(r.Trees.Count, "tree"), count(r.Snapshots, "left-over snapshot"),
 			count(r.Ingests, "left-over ingest"), size(total))
+		if err == nil && r.Containers > 0 {
+			_, err = fmt.Fprintf(w, "%s %s\n", verb, count(r.Containers, "left-over container"))
+		}
 		return err
 	})
 }

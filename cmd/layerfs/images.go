@@ -11,6 +11,7 @@ import (
 
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/image/reference"
+	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -251,10 +252,12 @@ func (a *app) runRmi(ctx context.Context, word string, force bool) error {
 func newInspectCmd(a *app) *cobra.Command {
 	var o outputFlags
 	cmd := &cobra.Command{
-		Use:               "inspect IMAGE|SNAPSHOT...",
-		Short:             "Print all that is known of images or snapshots, as JSON",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.completeImagesAndSnapshots(-1),
+		Use:   "inspect CONTAINER|IMAGE|SNAPSHOT...",
+		Short: "Print all that is known of containers, images or snapshots, as JSON",
+		Args:  cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeWith(-1, func(ctx context.Context) []string {
+			return slices.Concat(a.containerNames(ctx), a.snapshotNames(ctx), a.imageNames(ctx))
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var all []any
 			for _, word := range args {
@@ -337,6 +340,17 @@ func (a *app) inspectBlob(ctx context.Context, d digest.Digest, diffID snapshot.
 }
 
 func (a *app) inspect(ctx context.Context, word string) (any, error) {
+	ctrs, err := a.containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := ctrs.Find(ctx, word)
+	if err == nil {
+		return a.inspectContainer(ctrs, c)
+	}
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, container.ErrAmbiguous) {
+		return nil, err
+	}
 	rec, err := a.snapshotNamed(ctx, word)
 	if rec != nil || err != nil {
 		return rec, err

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/layerfs/layerfs/internal/userns"
+	"github.com/layerfs/layerfs/runtime/container/bundle"
 	"github.com/layerfs/layerfs/unionfs/fuse"
 	"github.com/layerfs/layerfs/unionfs/fuse/treefs"
 )
@@ -28,8 +29,13 @@ func run() int {
 		}
 		return 0
 	}
-	if len(os.Args) > 1 && os.Args[1] == monitorCommand {
-		return runMonitor(os.Args[2:])
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case monitorCommand:
+			return runMonitor(os.Args[2:])
+		case bundle.InitCommand:
+			return runInit(os.Args[2:])
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -25,6 +25,7 @@ type psRow struct {
 	Status     string    `json:"Status"`
 	ExitCode   int       `json:"ExitCode"`
 	Pid        int       `json:"Pid,omitempty"`
+	Ports      string    `json:"Ports"`
 	Labels     string    `json:"Labels"`
 	Mounts     string    `json:"Mounts"`
 
@@ -102,6 +103,7 @@ func (a *app) runPs(ctx context.Context, o psOptions) error {
 		{"COMMAND", func(r psRow) string { return r.Command }},
 		{"CREATED", func(r psRow) string { return r.RunningFor }},
 		{"STATUS", func(r psRow) string { return r.Status }},
+		{"PORTS", func(r psRow) string { return r.Ports }},
 		{"NAMES", func(r psRow) string { return r.Names }},
 	})
 }
@@ -114,7 +116,7 @@ func psRowOf(c *container.Container, now time.Time, full bool) psRow {
 	}
 	r := psRow{ID: c.ID.Short(), Names: c.Name, Image: c.Image, Command: strconv.Quote(command), CreatedAt: c.Created,
 		RunningFor: ago(c.Created, now), State: string(c.State.Status), Status: statusText(c, now), ExitCode: c.State.ExitCode,
-		Pid: c.State.Process.Pid, labels: c.Labels}
+		Pid: c.State.Process.Pid, Ports: portsText(c), labels: c.Labels}
 	if full {
 		r.ID = string(c.ID)
 	}

@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("LAYERFS_ROOT", filepath.Join(e.WorkDir, "store"))
 			e.Setenv("SOURCE_DATE_EPOCH", "")
 			e.Defer(func() { cleanAsUser(t, e) })
+			e.Defer(func() { endContainers(t, self, e.Vars) })
 			e.Defer(func() {
 				for _, dir := range mountsBelow(t, e.WorkDir) {
 					t.Errorf("the script left a mount on %s", dir)
@@ -121,6 +122,37 @@ func mayUnshare() bool {
 	cmd := exec.Command("true")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	return errors.Join(f.Close(), cmd.Run()) == nil
+}
+
+// endContainers removes what a script that failed left running.
+func endContainers(t testing.TB, self string, env []string) {
+	t.Helper()
+	call := func(args ...string) string {
+		cmd := exec.Command(self, args...)
+		cmd.Env = env
+		out, err := cmd.Output()
+		if err != nil {
+			t.Errorf("layerfs %s: %v", strings.Join(args, " "), err)
+		}
+		return string(out)
+	}
+	if _, err := os.Stat(envValue(env, "LAYERFS_ROOT") + "/containers"); err != nil {
+		return
+	}
+	if ids := strings.Fields(call("ps", "-q")); len(ids) > 0 {
+		t.Errorf("the script left %d containers running", len(ids))
+		call(append([]string{"rm", "-f"}, ids...)...)
+	}
+}
+
+func envValue(env []string, name string) string {
+	value := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }
 
 func mountsBelow(t testing.TB, dir string) []string {

@@ -343,6 +343,9 @@ func (m *monitor) once(ctx context.Context, rec *container.Record, restarts int)
 			m.Logger.Error("something of the container is left", "error", eerr)
 		}
 	}
+	if fresh, err := m.Store.Read(m.ID); err == nil {
+		rec = &fresh.Record // it may have another name by now
+	}
 	if oom {
 		m.Store.Emit("oom", rec, nil)
 	}
