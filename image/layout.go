@@ -38,7 +38,11 @@ func (s *Store) RefreshLayout(ctx context.Context) (err error) {
 	if got, err := s.records.ReadRecord(ocispec.ImageIndexFile); err == nil && bytes.Equal(got, want) {
 		return nil
 	}
-	return s.writeLayoutFile(ctx, want)
+	if err = s.writeLayoutFile(ctx, want); noRoom(err) {
+		s.log.Warn("index.json is out of date", "error", err)
+		err = nil
+	}
+	return err
 }
 
 // editLayout makes index.json say what the names say, of which only the given ones have

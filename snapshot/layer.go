@@ -317,19 +317,30 @@ func (s *Store) WriteTar(ctx context.Context, d DiffID, w io.Writer) error {
 // Session keeps layers that were imported or committed from being collected until a name
 // makes them reachable: begin it before the work, close it after the name is written. A
 // process that dies closes its sessions.
-type Session struct{ ing *disk.Ingest }
+type Session struct {
+	disk *disk.Store
+	ing  *disk.Ingest // nil where nothing can be written
+}
 
-// Begin opens a session.
+// Begin opens a session. One of a store that can only be read keeps nothing: it finds what
+// is there, and whoever can collect that store may take it away meanwhile.
 func (s *Store) Begin(ctx context.Context) (*Session, error) {
+	if s.disk.ReadOnly() != "" {
+		return &Session{disk: s.disk}, nil
+	}
 	ing, err := s.disk.Begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin session: %w", err)
 	}
-	return &Session{ing: ing}, nil
+	return &Session{disk: s.disk, ing: ing}, nil
 }
 
 // keep wraps fs.ErrNotExist when there is no such record.
 func (s *Session) keep(ctx context.Context, record string) error {
+	if s.ing == nil {
+		_, _, err := s.disk.StatRecord(record)
+		return err
+	}
 	return s.ing.Keep(ctx, record)
 }
 
@@ -341,7 +352,12 @@ func ignoreMissing(err error) error {
 }
 
 // Close ends the session.
-func (s *Session) Close() error { return s.ing.Close() }
+func (s *Session) Close() error {
+	if s.ing == nil {
+		return nil
+	}
+	return s.ing.Close()
+}
 
 type countingReader struct {
 	r   io.Reader

@@ -55,6 +55,9 @@ func (s *Store) Use(key Key) (*os.File, error) {
 
 func (s *Store) usePath(key Key) string { return filepath.Join(s.dir(key), "use") }
 
+// Idle wraps ErrInUse when a snapshot is mounted or in use by a process.
+func (s *Store) Idle(key Key) error { return s.mustBeIdle(key) }
+
 // mustBeIdle wraps ErrInUse when a snapshot is mounted here or marked as in use, or
 // anything else is mounted in its directory.
 func (s *Store) mustBeIdle(key Key) error {

@@ -38,6 +38,7 @@ func main() {
 	flag.IntVar(&s.size.Objects, "objects", 10, "objects of a layer")
 	flag.IntVar(&s.rounds, "rounds", 9, "how often each command is run on each store")
 	flag.StringVar(&s.program, "program", "bin/layerfs", "layerfs to measure")
+	flag.BoolVar(&s.one, "one", false, "leave out the commands that are about all images")
 	dir := flag.String("dir", "", "where to make the stores (default a temporary directory)")
 	flag.Parse()
 	if err := s.run(context.Background(), *dir); err != nil {
@@ -49,6 +50,7 @@ func main() {
 type scale struct {
 	size    synth.Size
 	rounds  int
+	one     bool
 	program string
 	dir     string
 }
@@ -105,6 +107,9 @@ func (s *scale) run(ctx context.Context, dir string) (err error) {
 	fmt.Println("| command | few, ms | many, ms | ratio | many, MB |\n|---|---|---|---|---|")
 	var slow []string
 	for _, l := range s.lines() {
+		if s.one && !l.one {
+			continue
+		}
 		ratio, many, err := s.measure(ctx, l)
 		if err != nil {
 			return err

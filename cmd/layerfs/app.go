@@ -95,6 +95,7 @@ func commands() []command {
 		{"container", "volume", newVolumeCmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
+		{"store", "prune", newPruneCmd},
 		{"store", "fsck", newFsckCmd},
 		{"store", "info", newInfoCmd},
 		{"store", "demo", newDemoCmd},

@@ -23,8 +23,9 @@ import (
 )
 
 var (
-	long  = flag.Bool("long", false, "run all cases instead of a sample")
-	given = flag.String("program", "", "layerfs to test; built from the sources when empty")
+	long      = flag.Bool("long", false, "run all cases instead of a sample")
+	keepStore = flag.Bool("keep-store", false, "write a store of today's format into testdata")
+	given     = flag.String("program", "", "layerfs to test; built from the sources when empty")
 )
 
 // program builds layerfs once for all tests.
