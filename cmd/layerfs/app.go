@@ -267,6 +267,19 @@ func (a *app) storeRoot() (string, error) {
 	return filepath.Join(home, ".local", "share", "layerfs"), nil
 }
 
+// warner is a logger for what a user must know although the command succeeds.
+func (a *app) warner() *slog.Logger {
+	if a.verbose {
+		return a.logger()
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attr
+	}}))
+}
+
 func (a *app) logger() *slog.Logger {
 	if !a.verbose {
 		return slog.New(slog.DiscardHandler)

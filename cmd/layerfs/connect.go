@@ -22,7 +22,7 @@ func (a *app) networks(ctx context.Context) (*network.Networks, error) {
 	if _, err := a.store(ctx); err != nil {
 		return nil, err
 	}
-	return network.Open(filepath.Join(a.disk.Root(), "network"), network.Options{Logger: a.logger()})
+	return network.Open(filepath.Join(a.disk.Root(), "network"), network.Options{Logger: a.warner()})
 }
 
 // connection is the network of a container that is run here.

@@ -95,7 +95,8 @@ func (a *app) monitor(ctx context.Context, id container.ID) error {
 	signals := make(chan os.Signal, 1)
 	// When the machine is shut down everybody is sent SIGTERM.
 	signal.Notify(signals, syscall.SIGTERM)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
+	// Caught and dropped: what is ignored would be ignored by every program started here.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	level := slog.LevelWarn
 	if a.verbose {
 		level = slog.LevelDebug

@@ -126,7 +126,8 @@ func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
 }
 
 // fitNamespace changes what a container's specification says of groups that the user
-// namespace does not have; m is nil where it has all.
+// namespace does not have, and of the network where that is the machine's; m is nil
+// where it has all.
 func fitNamespace(spec *specs.Spec, m *userns.Mapping) {
 	if m == nil {
 		return
@@ -143,7 +144,13 @@ func fitNamespace(spec *specs.Spec, m *userns.Mapping) {
 		}
 		spec.Linux.Sysctl[pingers] = fmt.Sprintf("0 %d", last)
 	}
+	shared := !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
 	for i := range spec.Mounts {
+		if shared && spec.Mounts[i].Type == "sysfs" {
+			// Whose network it shows belongs to another user namespace, which may not mount it.
+			spec.Mounts[i] = specs.Mount{Destination: spec.Mounts[i].Destination, Type: "bind", Source: "/sys",
+				Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+		}
 		spec.Mounts[i].Options = slices.DeleteFunc(slices.Clone(spec.Mounts[i].Options), func(o string) bool {
 			name, id, _ := strings.Cut(o, "=")
 			gid, err := strconv.ParseUint(id, 10, 32)

@@ -22,8 +22,34 @@ func (n *Networks) Detach(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	err = n.takeBack(ctx, id)
+	if err := errors.Join(err, lock.Close()); err != nil || n.owner {
+		return err
+	}
+	return n.leaveStreet(ctx)
+}
+
+// leaveStreet removes the street when no container is in it: no program is to run for
+// nobody. A bridge on the host is left for the next container, as it costs nothing.
+func (n *Networks) leaveStreet(ctx context.Context) error {
+	if _, err := n.root.Stat(streetFile); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := n.lock(ctx, lockFile, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
 	defer lock.Close() //nolint:errcheck // only a lock
-	return n.takeBack(ctx, id)
+	ids, err := n.names(dirContainers)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if rec, err := n.record(id); err != nil || len(rec.Networks) > 0 {
+			return nil //nolint:nilerr // one that is damaged may be in it
+		}
+	}
+	return n.removeStreet()
 }
 
 // takeBack is called with the lock held. The record goes last.

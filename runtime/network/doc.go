@@ -40,7 +40,7 @@
 // each other there by address and name as those of root do. pasta or slirp4netns, if one
 // is installed, carries what leaves the street, as connections of that user; without
 // them there is a warning and no way out. Published ports are brought in by
-// [Attachment.Serve].
+// [Attachment.Serve]. The street ends with the last container in it.
 //
 // # Published ports
 //
