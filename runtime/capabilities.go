@@ -1,5 +1,20 @@
 package runtime
 
+import "slices"
+
 // Capabilities returns the names of all capabilities that this package knows, in the
 // order of their numbers.
 func Capabilities() []string { return append([]string(nil), capabilities[:]...) }
+
+// MountOptions are the options of mounts that are not a file system's own, sorted.
+func MountOptions() []string {
+	names := []string{"bind", "idmap", "rbind", "ridmap"}
+	for name := range attributes {
+		names = append(names, name)
+	}
+	for name := range propagations {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

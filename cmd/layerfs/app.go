@@ -93,6 +93,7 @@ func commands() []command {
 		{"container", "events", newEventsCmd},
 		{"container", "container", newContainerCmd},
 		{"container", "volume", newVolumeCmd},
+		{"container", "oci", newOCICmd},
 		{"store", "df", newDfCmd},
 		{"store", "gc", newGcCmd},
 		{"store", "prune", newPruneCmd},

@@ -40,7 +40,7 @@ func run() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	app := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, args: os.Args, cancel: cancel}
-	cmd := newRootCmd(app, os.Args[1:])
+	cmd := newRootCmd(app, ociArgs(os.Args))
 	err := cmd.ExecuteContext(ctx)
 	if cerr := app.close(); err == nil {
 		err = cerr
