@@ -11,6 +11,7 @@ import (
 
 	"github.com/layerfs/layerfs/internal/mountapi"
 	"github.com/layerfs/layerfs/unionfs"
+	"github.com/layerfs/layerfs/unionfs/aufs"
 	"github.com/layerfs/layerfs/unionfs/checkout"
 	"github.com/layerfs/layerfs/unionfs/overlay"
 )
@@ -38,8 +39,24 @@ func (a *app) newCheckoutDriver() unionfs.Driver {
 // with the tree it was made from.
 func (a *app) checkouts() string { return filepath.Join(a.disk.Root(), "checkouts") }
 
-// checkedOut mounts the checkout of a tree, which is made if it is not there.
-func (a *app) checkedOut(ctx context.Context, tree string, data []string, ns unionfs.Namespace) (_ *mountapi.Mount, err error) {
+// checkedOut mounts the checkout of a tree.
+func (a *app) checkedOut(ctx context.Context, tree string, data []string, ns unionfs.Namespace) (*mountapi.Mount, error) {
+	dir, err := a.checkOut(ctx, tree, data, ns)
+	if err != nil {
+		return nil, err
+	}
+	return mountapi.OpenTree(dir, true)
+}
+
+// newAUFSDriver returns the driver for kernels with AUFS, which takes directories only.
+func (a *app) newAUFSDriver() *aufs.Driver {
+	return aufs.New(aufs.Options{Namespace: unionfs.Trusted, Trees: func(ctx context.Context, tree string, data []string) (string, error) {
+		return a.checkOut(ctx, tree, data, unionfs.Trusted)
+	}})
+}
+
+// checkOut returns the checkout of a tree, which is made if it is not there.
+func (a *app) checkOut(ctx context.Context, tree string, data []string, ns unionfs.Namespace) (_ string, err error) {
 	o := checkout.Options{Tree: tree, Data: data, Namespace: ns}
 	kind := strings.TrimSuffix(string(ns), ".overlay.")
 	if a.ids != nil {
@@ -56,17 +73,17 @@ func (a *app) checkedOut(ctx context.Context, tree string, data []string, ns uni
 	if _, err := os.Stat(dir); err != nil {
 		unlock, err := a.disk.Lock(ctx, "checkout-"+name)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		err = os.Mkdir(a.checkouts(), 0o700)
 		if err == nil || errors.Is(err, fs.ErrExist) {
 			err = checkout.Make(ctx, dir, o)
 		}
 		if err = errors.Join(err, unlock()); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	return mountapi.OpenTree(dir, true)
+	return dir, nil
 }
 
 // sweepCheckouts removes checkouts of trees that are gone, and those that killed commands

@@ -19,7 +19,7 @@ import (
 )
 
 // driverNames are the values of --driver, best first.
-var driverNames = []string{"auto", overlayDriver, "fuse", checkoutDriverName, "aufs"}
+var driverNames = []string{"auto", overlayDriver, fuseDriver, checkoutDriverName, "aufs"}
 
 // drivers returns the union file systems of this program that can be of use to the user
 // as who they are here, best first.
@@ -34,7 +34,7 @@ func (a *app) drivers() []unionfs.Driver {
 			return mounter.Mount(ctx, treefs.Options{Tree: tree, Data: data, Namespace: ns})
 		}}
 	}
-	return []unionfs.Driver{overlay.New(o), fuse.New(fuse.Options{}), a.newCheckoutDriver()}
+	return []unionfs.Driver{overlay.New(o), fuse.New(fuse.Options{}), a.newCheckoutDriver(), a.newAUFSDriver()}
 }
 
 // treeOwners tells a server of trees which ids there are.
@@ -53,23 +53,17 @@ func treeOwners(m *userns.Mapping) treefs.Owners {
 
 // passedOver says why a driver is not among drivers; nil for one that is.
 func passedOver(name string) error {
-	if why, ok := absentDrivers[name]; ok {
-		return fmt.Errorf("driver %s: %s: %w", name, why, errors.ErrUnsupported)
-	}
-	if (name == overlayDriver || name == checkoutDriverName) && os.Geteuid() != 0 {
+	if name != fuseDriver && os.Geteuid() != 0 && name != "auto" {
 		return fmt.Errorf(`driver %s: an ordinary user's mounts by the kernel show inside "layerfs unshare" only; run the command there: %w`, name, fs.ErrPermission)
 	}
 	return nil
 }
 
-// overlayDriver is the name of that driver.
-const overlayDriver = "overlay"
-
-// absentDrivers are the drivers of the design that this version does not have, with
-// the reason that auto and info give.
-var absentDrivers = map[string]string{
-	"aufs": "this version of layerfs has no AUFS driver yet",
-}
+// Names of drivers that are treated in a way of their own.
+const (
+	overlayDriver = "overlay"
+	fuseDriver    = "fuse"
+)
 
 func addDriverFlag(cmd *cobra.Command, name *string) {
 	cmd.Flags().StringVar(name, "driver", "auto", "union file system: "+strings.Join(driverNames, ", "))
@@ -169,15 +163,19 @@ func (a *app) tryDriver(ctx context.Context, s *snapshot.Store, d unionfs.Driver
 }
 
 // unmount unmounts one target, by the driver that has mounted it: the server of a FUSE
-// mount has to be waited for.
+// mount has to be waited for, and what AUFS wrote be translated.
 func (a *app) unmount(ctx context.Context, target string, force bool) error {
 	mounts, err := mountapi.List(target)
 	if err != nil {
 		return err
 	}
 	for _, m := range mounts {
-		if m.Target == target && m.Type == fuse.MountType {
+		switch {
+		case m.Target != target:
+		case m.Type == fuse.MountType:
 			return fuse.New(fuse.Options{}).Unmount(ctx, target, force)
+		case m.Type == "aufs":
+			return a.newAUFSDriver().Unmount(ctx, target, force)
 		}
 	}
 	return overlay.New(overlay.Options{}).Unmount(ctx, target, force)
