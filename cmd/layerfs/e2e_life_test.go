@@ -81,7 +81,7 @@ func (s *store) nothing() {
 	if out := s.ok("snapshots", "-q", "-a"); out != "" {
 		s.t.Errorf("snapshots are left: %s", out)
 	}
-	for _, pattern := range []string{"containers/names/*", "containers/[0-9a-f]*", "volumes/*", "network/containers/*"} {
+	for _, pattern := range []string{"containers/names/*", "containers/[0-9a-f][0-9a-f][0-9a-f]*", "volumes/*", "network/containers/*"} {
 		left, err := filepath.Glob(filepath.Join(s.root, pattern))
 		if err != nil || len(left) > 0 {
 			s.t.Errorf("left: %v (%v)", left, err)
@@ -284,18 +284,18 @@ func TestInteractive(t *testing.T) {
 	tt.typed("until [ \"$(stty size)\" = '20 60' ]; do sleep 0.02; done; echo re''sized\r")
 	tt.want("resized")
 	// Ctrl-C ends what the shell runs, and not the shell.
-	tt.typed("echo wait''ing; sleep 1000\r")
+	tt.typed("sh -c 'echo wait\"\"ing; exec cat'\r")
 	tt.want("waiting")
 	tt.typed("\x03")
 	tt.want("# ")
 	tt.typed("echo al''ive\r")
 	tt.want("alive")
 	// Ctrl-Z stops it, for the shell to take it up again.
-	tt.typed("echo wait''ing; sleep 1000\r")
+	tt.typed("sh -c 'echo wait\"\"ing; exec cat'\r")
 	tt.want("waiting")
 	tt.typed("\x1a")
 	tt.want("Stopped")
-	tt.typed("kill %1; echo x''y\r")
+	tt.typed("kill -9 %1; echo x''y\r")
 	tt.want("xy")
 	// The keys detach; half of them are typed through.
 	tt.typed("\x10\x11")

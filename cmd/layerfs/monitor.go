@@ -96,7 +96,7 @@ func (a *app) monitor(ctx context.Context, id container.ID) error {
 	// When the machine is shut down everybody is sent SIGTERM.
 	signal.Notify(signals, syscall.SIGTERM)
 	// Caught and dropped: what is ignored would be ignored by every program started here.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGPIPE)
 	level := slog.LevelWarn
 	if a.verbose {
 		level = slog.LevelDebug
