@@ -45,7 +45,7 @@ func (p *plan) mounts(c *Config, root int) error {
 		for _, e := range earlier {
 			covered = covered || below(mp.to, e)
 		}
-		if !covered {
+		if !covered && !p.look {
 			if err := makeIn(root, mp.to, dir); err != nil {
 				return &Error{Step: "make mount point", Object: m.Destination, Err: err}
 			}

@@ -50,6 +50,7 @@ type plan struct {
 	gateRow   int // the first that is reported to who opens the gate
 
 	filter *filter // to be installed last, or nil
+	look   bool    // it is only to be looked at
 
 	mapping mapping     // of a new user namespace
 	joins   []namespace // that the thread joins before it makes the child
@@ -140,8 +141,9 @@ func checkProcess(p *specs.Process) error {
 }
 
 // makePlan writes the table of a container, whose failures go to the descriptor failed.
+// Mount points that are missing in the root are made, unless it is only to be looked at.
 // On failure nothing is held.
-func makePlan(c *Config, failed int) (_ *plan, err error) {
+func makePlan(c *Config, failed int, look bool) (_ *plan, err error) {
 	s := c.Spec
 	if err := checkSupported(c); err != nil {
 		return nil, err
@@ -157,6 +159,7 @@ func makePlan(c *Config, failed int) (_ *plan, err error) {
 		return nil, err
 	}
 	rootFD := p.hold(rootFile)
+	p.look = look
 	if err := p.connect(failed, s.Process.Terminal); err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func start(ctx context.Context, c *Config) (*Process, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("start container: %w", context.Cause(ctx))
 	}
-	p, err := begin(ctx, c.Logger, func(failed int) (*plan, error) { return makePlan(c, failed) })
+	p, err := begin(ctx, c.Logger, func(failed int) (*plan, error) { return makePlan(c, failed, false) })
 	if err != nil || c.Gate != nil || c.Spec.Hooks == nil {
 		return p, err
 	}
