@@ -25,7 +25,8 @@
 //   - the working directory is opened in the same way, and descriptors of the host are
 //     closed before the program is looked up, so that neither a working directory nor
 //     a program of the form /proc/self/fd/N leads out, and a program that is a magic
-//     link (/proc/self/exe would be the launcher itself) is refused;
+//     link (/proc/self/exe would be the launcher itself) is refused; for scripts whose
+//     interpreter is one, the launcher is executed from a read-only mount ([Seal]);
 //   - files that are masked are covered by a null device whose number was checked;
 //   - user and group files are read only if they are regular and of bounded size, and a
 //     numeric user is never looked up by name;

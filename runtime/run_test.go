@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(asSealed) != "" {
+		sealAndWait()
+		return
+	}
 	if root := os.Getenv(asStarter); root != "" {
 		if err := startDetached(root); err != nil {
 			panic(err)

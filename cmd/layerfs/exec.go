@@ -60,6 +60,9 @@ func (a *app) runExec(ctx context.Context, o execOptions, word string, command [
 	if err := a.enter(); err != nil {
 		return code, err
 	}
+	if err := a.seal(); err != nil {
+		return code, err
+	}
 	if o.terminal && !o.detach {
 		if err := a.needTerminal(o.interactive); err != nil {
 			return code, err

@@ -215,7 +215,7 @@ func (a *app) bundleHost(ctx context.Context, rec *container.Record) (bundle.Hos
 		return vs.Dir(name), err
 	}}
 	if rec.Init {
-		if h.Init, err = os.Executable(); err != nil {
+		if h.Init, err = programPath(); err != nil {
 			return h, fmt.Errorf("find the program that is to be the init: %w", err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/layerfs/layerfs/runtime"
 	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/layerfs/layerfs/runtime/container/monitor"
 	"golang.org/x/sys/unix"
@@ -50,12 +51,22 @@ func (a *app) spawnMonitor(s *container.Store, id container.ID, client *os.File)
 		args = append(args, "-v")
 	}
 	// What this process was started from, also when another program has its name by now.
-	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it is to outlive the command
+	program := "/proc/self/exe"
+	sealed, err := runtime.SealedProgram()
+	if err != nil {
+		return err
+	}
+	if sealed != nil {
+		defer join(&err, sealed.Close)
+		// Of this process: in the new one the number may be another file's by then.
+		program = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), sealed.Fd())
+	}
+	cmd := exec.Command(program, args...) //nolint:noctx // it is to outlive the command
 	cmd.Args[0] = "layerfs"
 	cmd.Dir = "/"
 	cmd.Stderr = log
 	cmd.ExtraFiles = []*os.File{client}
-	cmd.Env = append(os.Environ(), monitorThreads, monitorCollect)
+	cmd.Env = append(sealedEnv(), monitorThreads, monitorCollect)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the monitor of container %s: %w", id.Short(), err)

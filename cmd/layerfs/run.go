@@ -69,6 +69,11 @@ func (a *app) runRun(ctx context.Context, o *createOptions, detach bool, keys, w
 	if err != nil {
 		return runtime.ExitFailed, err
 	}
+	if !o.detached {
+		if err := a.seal(); err != nil {
+			return runtime.ExitFailed, err
+		}
+	}
 	rec, err := a.create(ctx, o, word, command)
 	if err != nil {
 		return runtime.ExitFailed, err
