@@ -46,7 +46,7 @@ func (n *Networks) leaveStreet(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		if rec, err := n.record(id); err != nil || len(rec.Networks) > 0 {
-			return nil //nolint:nilerr // one that is damaged may be in it
+			return nil // a damaged one may be in it
 		}
 	}
 	return n.removeStreet()
