@@ -3,6 +3,7 @@ package unionfstest
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path"
 	"testing"
 
@@ -94,8 +95,17 @@ func randomOp(r *rand.Rand) Op {
 	case 14:
 		return MakeLink(p, q)
 	case 15:
-		return Chmod(p, uint32(r.IntN(0o1000))|0o100)
+		return Chmod(p, uint32(r.IntN(0o1000))|usable())
 	default:
 		return MakeSymlink("f", p)
 	}
+}
+
+// usable are the mode bits without which who runs the tests could not look at what came
+// of them.
+func usable() uint32 {
+	if os.Geteuid() == 0 {
+		return 0o100
+	}
+	return 0o700
 }

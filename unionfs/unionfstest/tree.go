@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -191,7 +192,10 @@ func (r treeReader) content(path string, ino *tree.Inode) error {
 	if err := os.MkdirAll(filepath.Dir(object), 0o755); err != nil {
 		return err
 	}
-	out, err := os.OpenFile(object, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o444)
+	out, err := os.OpenFile(object, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another file has the same content
+	}
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 const Command = "fuse-server"
 
 // flushTime is how long Unmount waits for a server to write out what it holds.
-const flushTime = 30 * time.Second
+const flushTime = 5 * time.Minute
 
 // Unmount unmounts target and waits for the process that served it to end, which is
 // when the upper directory is complete and flushed. It needs nothing of the server, so

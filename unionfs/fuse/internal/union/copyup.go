@@ -237,7 +237,12 @@ func (f *FS) copyUpFile(n *node, want extent) error {
 		return err
 	}
 	tmp := f.work.name()
-	defer f.work.drop(tmp)
+	published := false
+	defer func() {
+		if !published {
+			f.work.drop(tmp)
+		}
+	}()
 	meta, err := f.makeCopy(n, tmp, &attr, want)
 	if err != nil {
 		return err
@@ -252,6 +257,7 @@ func (f *FS) copyUpFile(n *node, want extent) error {
 	if err := f.name(n, tmp, attr.Nlink); err != nil {
 		return err
 	}
+	published = !gone
 	if meta {
 		data := n.dataRef()
 		n.data.Store(&data)
