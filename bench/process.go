@@ -74,9 +74,12 @@ func initProcess() error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	// podman keeps its locks there, by numbers that other stores on the machine use too.
-	if err := unix.Mount("shm", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
-		return fmt.Errorf("mount /dev/shm: %w", err)
+	// podman keeps its locks in /dev/shm, by numbers that other stores on the machine use
+	// too; runtimes keep states in /run, by names, and would leave those of what is killed.
+	for _, dir := range []string{"/dev/shm", "/run"} {
+		if err := unix.Mount("layerfs-bench", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
 	}
 	// crun refuses to run where there is an (empty) unified hierarchy beside others.
 	if err := unix.Unmount(cgroups+"/unified", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
