@@ -114,4 +114,4 @@ func (e *containerdEngine) run(ref string, args ...string) ([][]string, string) 
 	return [][]string{e.cmd(append([]string{"run", "--rm", "--cgroup", e.b.group.containers() + "/" + id, ref, id}, args...)...)}, ""
 }
 
-func (e *containerdEngine) ignores() []string { return []string{".:*"} }
+func (e *containerdEngine) ignores() []string { return overlayIgnores() }

@@ -124,5 +124,5 @@ func (e *dockerEngine) run(ref string, args ...string) ([][]string, string) {
 
 // ignores: the init layer makes mount points for what the daemon mounts into containers.
 func (e *dockerEngine) ignores() []string {
-	return []string{".:*", "dev:*", "dev/*:*", "etc:mtime", "etc/hosts:*", "etc/hostname:*", "etc/resolv.conf:*", "etc/mtab:*", "proc:*", "sys:*", ".dockerenv:*"}
+	return append(overlayIgnores(), "dev:*", "dev/*:*", "etc:mtime", "etc/hosts:*", "etc/hostname:*", "etc/resolv.conf:*", "etc/mtab:*", "proc:*", "sys:*", ".dockerenv:*")
 }

@@ -16,6 +16,11 @@ type podmanEngine struct {
 	base []string
 }
 
+// overlayIgnores are differences of every overlay mount of extracted layers: the root
+// directory is the engine's own, and a file goes on to count the names that a layer above
+// has removed.
+func overlayIgnores() []string { return []string{".:*", "*:nlink", "*:links"} }
+
 func storageArgs(dir string) []string {
 	return []string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "overlay"}
 }
@@ -64,7 +69,7 @@ func (e *podmanEngine) save(ref, format, file string) ([][]string, string) {
 	if format == dockerFormat {
 		return [][]string{e.cmd("save", "-q", "--format", "docker-archive", "-o", file, ref)}, ""
 	}
-	return [][]string{e.cmd("save", "-q", "--compress=false", "--format", "oci-archive", "-o", file, ref)}, ""
+	return [][]string{e.cmd("save", "-q", "--format", "oci-archive", "-o", file, ref)}, ""
 }
 
 func (e *podmanEngine) remove(ref string) ([][]string, string) {
@@ -77,7 +82,7 @@ func (e *podmanEngine) run(ref string, args ...string) ([][]string, string) {
 		"--cgroup-parent", e.b.group.containers(), ref}, args...)...)}, ""
 }
 
-func (e *podmanEngine) ignores() []string { return []string{".:*"} }
+func (e *podmanEngine) ignores() []string { return overlayIgnores() }
 
 type buildahEngine struct {
 	lacking
@@ -136,6 +141,6 @@ func (e *buildahEngine) remove(ref string) ([][]string, string) {
 	return [][]string{e.cmd("rmi", "-f", ref)}, ""
 }
 
-func (e *buildahEngine) ignores() []string { return []string{".:*"} }
+func (e *buildahEngine) ignores() []string { return overlayIgnores() }
 
 func tagOf(ref string) string { return ref[strings.LastIndexByte(ref, ':')+1:] }
