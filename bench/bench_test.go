@@ -29,6 +29,7 @@ func TestCountIn(t *testing.T) {
 	for text, want := range map[string]int64{
 		"# started on\n\n1361,,raw_syscalls:sys_enter,1009090,100.00,,\n":                          1361,
 		"% time     seconds  usecs/call     calls    errors syscall\n100.00    0.1 5 77 3 total\n": 77,
+		"<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n":                                       0,
 		"<not supported>,,raw_syscalls:sys_enter\n":                                                -1,
 		"": -1,
 	} {

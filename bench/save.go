@@ -56,7 +56,7 @@ func (b *bench) saveWork(ctx context.Context, name string, a archive, format str
 		limit = contender{name: "gzip of such an archive", kind: report.Other, check: gone,
 			args: func() []string { return []string{"sh", "-c", "gzip <" + a.file + " >" + file} }}
 	}
-	_, err := b.compete(ctx, report.Work{Name: name, Judge: report.Wall, About: saveAbout}, b.rounds, append(cs, limit)...)
+	_, err := b.compete(ctx, report.Work{Name: name, Judge: report.CPU, About: saveAbout}, b.rounds, append(cs, limit)...)
 	return err
 }
 

@@ -108,7 +108,7 @@ func (r *Report) overviewChart() template.HTML {
 	}
 	for i, w := range works {
 		y := float64(i*16 + 28)
-		s.text(labelWidth-8, y+4, "end", "small", w.Name)
+		s.text(labelWidth-8, y+4, "end", "small", w.label)
 		s.line(sc.left, y, sc.left+sc.width, y, "grid")
 		for _, e := range w.Entries {
 			v := Against(e, w.First(Layerfs), w.Judge.Of)

@@ -24,7 +24,7 @@ func (r *Report) Markdown() ([]byte, error) {
 		if v.Behind() {
 			peer = "**" + peer + "**"
 		}
-		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s | %s |\n", w.Name, w.Judge, Seconds(v.Layerfs.Median(w.Judge.Of)), best, peer, times(v.ToLimit))
+		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s | %s |\n", w.label, w.Judge, Seconds(v.Layerfs.Median(w.Judge.Of)), best, peer, times(v.ToLimit))
 	}
 	for _, l := range r.Lines {
 		l.markdown(&out)

@@ -104,13 +104,19 @@ func amount(f Figure) string {
 	return strings.TrimSpace(digits(f.Value) + " " + f.Unit)
 }
 
+// comparison is a work with the name that it has among those of all lines.
+type comparison struct {
+	*Work
+	label string
+}
+
 // compared are the works of all lines in which layerfs and another were measured.
-func (r *Report) compared() []*Work {
-	var out []*Work
+func (r *Report) compared() []comparison {
+	var out []comparison
 	for _, l := range r.Lines {
 		for _, w := range l.Works {
 			if v := w.Verdict(); v.Layerfs != nil && (v.Best != nil || v.Limit != nil) {
-				out = append(out, w)
+				out = append(out, comparison{w, l.Name + ": " + w.Name})
 			}
 		}
 	}
