@@ -96,6 +96,16 @@ func (a *app) mountAt(ctx context.Context, s *snapshot.Store, drivers []candidat
 		return err
 	}
 	defer unlock()
+	if os.Geteuid() != 0 {
+		use, failed := s.Use(rec.Key)
+		if failed != nil {
+			return failed
+		}
+		defer join(&err, use.Close)
+		if err := leaveOpen(use); err != nil {
+			return err
+		}
+	}
 	m, err := a.openMount(ctx, s, drivers, rec.Key, readOnly)
 	if err != nil {
 		return err

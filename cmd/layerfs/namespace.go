@@ -109,8 +109,11 @@ const (
 // owners returns who is to own a file where the ids of a namespace lack its owner: with a
 // single user all belongs to that, else nobody does, or root where there is no nobody.
 func owners(m *userns.Mapping) func(uid, gid uint32) (uint32, uint32) {
-	if m == nil {
+	if m == nil && os.Geteuid() == 0 {
 		return nil
+	}
+	if m == nil { // who has not entered can own files, and give none away
+		return func(uint32, uint32) (uint32, uint32) { return uint32(os.Geteuid()), uint32(os.Getegid()) }
 	}
 	one := func(ranges []userns.Range, id uint32) uint32 {
 		switch {
@@ -157,4 +160,14 @@ func fitNamespace(spec *specs.Spec, m *userns.Mapping) {
 			return name == "gid" && err == nil && !userns.Has(m.GIDs, uint32(gid))
 		})
 	}
+}
+
+// leaveOpen lets the programs that this one starts have a file, and with it the lock on
+// it. The server of an ordinary user's mount so marks the snapshot as in use for as long
+// as the mount is there, which a look at the mounts does not show inside the namespace.
+func leaveOpen(f *os.File) error {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("leave %s open: %w", f.Name(), err)
+	}
+	return nil
 }
