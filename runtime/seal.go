@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -30,7 +31,7 @@ func SealedProgram() (_ *os.File, err error) {
 	if where.Flags&unix.ST_RDONLY != 0 {
 		return nil, nil //nolint:nilnil // nothing is to be done
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, ownProgram, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	fd, err := cloneProgram()
 	if err != nil {
 		return nil, &Error{Step: "take this program's file", Object: ownProgram, Err: err}
 	}
@@ -40,6 +41,36 @@ func SealedProgram() (_ *os.File, err error) {
 		return nil, &Error{Step: "make this program's file read-only", Object: ownProgram, Err: err}
 	}
 	return f, nil
+}
+
+// cloneProgram takes this program's file on a mount of its own.
+func cloneProgram() (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, ownProgram, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if !errors.Is(err, unix.EINVAL) {
+		return fd, err
+	}
+	// It was executed in another mount namespace than this process is in by now, of which
+	// nothing can be taken. By its path it is here too, if that is the same file.
+	name, err := os.Readlink(ownProgram)
+	if err != nil {
+		return -1, err
+	}
+	fd, err = unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	var own, here unix.Stat_t
+	if err = unix.Stat(ownProgram, &own); err == nil {
+		err = unix.Fstat(fd, &here)
+	}
+	if err == nil && (own.Dev != here.Dev || own.Ino != here.Ino) {
+		err = unix.ESTALE
+	}
+	if err != nil {
+		_ = unix.Close(fd) // a handle without content
+		return -1, err
+	}
+	return fd, nil
 }
 
 // Seal executes this program anew from a read-only mount, unless it was executed from one:
