@@ -133,7 +133,6 @@ func (a *app) monitor(ctx context.Context, id container.ID) error {
 // need: of the heap, and pages of the program's code and constants that are in the page
 // cache anyway, and come back from there when they are used again.
 func giveBack() {
-	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return // it costs memory, no more
@@ -141,6 +140,7 @@ func giveBack() {
 	// From proc_pid_smaps(5): "address perms offset dev inode pathname", then lines
 	// "Name: value". What was written to, as a loader does before it takes the permission
 	// to write away, is Anonymous and would be lost.
+	var clean [][2]uintptr
 	var begin, end uint64
 	for line := range bytes.Lines(maps) {
 		f := bytes.Fields(line)
@@ -155,7 +155,12 @@ func giveBack() {
 			}
 		}
 		if end > 0 && len(f) > 1 && string(f[0]) == "Anonymous:" && string(f[1]) == "0" {
-			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(begin), uintptr(end-begin), unix.MADV_DONTNEED)
+			clean = append(clean, [2]uintptr{uintptr(begin), uintptr(end - begin)})
 		}
+	}
+	// Constants before code, and nothing after it: what runs comes back at once.
+	debug.FreeOSMemory()
+	for i := len(clean) - 1; i >= 0; i-- {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, clean[i][0], clean[i][1], unix.MADV_DONTNEED)
 	}
 }

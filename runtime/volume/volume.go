@@ -196,6 +196,9 @@ func (s *Store) Walk(ctx context.Context, damaged func(name string, err error), 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if _, err := ParseName(e.Name()); err != nil {
+			continue // not one of ours
+		}
 		v, err := s.Stat(e.Name())
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
