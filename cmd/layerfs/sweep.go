@@ -20,6 +20,9 @@ func (a *app) sweepContainers(ctx context.Context, dry bool) (n int, err error) 
 	if err != nil {
 		return 0, err
 	}
+	if dry && a.disk.ReadOnly() != "" {
+		return 0, nil // its locks cannot be taken, and nothing can be removed
+	}
 	alive := map[string]bool{}
 	var errs []error
 	err = s.Walk(ctx, func(c *container.Container) error {

@@ -181,7 +181,7 @@ func (u *user) work(end time.Time) {
 			u.run(nil, "save", "-q", "-o", out, u.pick(u.images))
 			u.w.ok(os.RemoveAll(u.w.path(out)))
 		case c == 14:
-			u.run(nil, "run", "--rm", "base:1", "/bin/busybox", "true")
+			u.run(nil, "run", "--rm", "--network", "none", "base:1", "/bin/busybox", "true")
 		case c == 15:
 			u.run(gone, "mount", "--name", "shared", "three:1", mnt+"/none") // no such directory
 			u.run(nil, "ls", u.pick(u.images))
