@@ -169,7 +169,15 @@ func (n namespaces) start(lock *os.File, c Command) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("directory %q: %w", dir, err)
 	}
-	empty := new(byte)
+	program, err := unix.BytePtrFromString(self(exe))
+	if err != nil {
+		return 0, err
+	}
+	execute := call{what: "execute this program", nr: unix.SYS_EXECVE, args: [5]uintptr{address(program), address(&argv[0]), address(&envp[0])}, keep: []any{program, argv, envp}}
+	if *program == 0 {
+		execute = call{what: "execute this program", nr: unix.SYS_EXECVEAT, args: [5]uintptr{exe.Fd(), address(program), address(&argv[0]), address(&envp[0]), unix.AT_EMPTY_PATH},
+			keep: []any{exe, program, argv, envp}}
+	}
 	return fork([]call{
 		{what: "pass lock on", nr: unix.SYS_FCNTL, args: [5]uintptr{lock.Fd(), unix.F_SETFD, 0}, keep: lock},
 		{what: "join user namespace", nr: unix.SYS_SETNS, args: [5]uintptr{n.user.Fd(), unix.CLONE_NEWUSER}, keep: n},
@@ -177,9 +185,27 @@ func (n namespaces) start(lock *os.File, c Command) (int, error) {
 		{what: "enter directory " + dir, nr: unix.SYS_CHDIR, args: [5]uintptr{address(where)}, keep: where},
 		// A change of credentials clears this, so it comes after.
 		{what: "die with the caller", nr: unix.SYS_PRCTL, args: [5]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}},
-		{what: "execute this program", nr: unix.SYS_EXECVEAT, args: [5]uintptr{exe.Fd(), address(empty), address(&argv[0]), address(&envp[0]), unix.AT_EMPTY_PATH},
-			keep: []any{exe, empty, argv, envp}},
+		execute,
 	})
+}
+
+// self returns the path of the program in exe, by which it is of the mount namespace
+// where it is executed: a handle would be of the one outside, and nothing inside could
+// bind it. It is "" where the path leads to another file by now, as after an upgrade.
+func self(exe *os.File) string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	have, err := exe.Stat()
+	if err != nil {
+		return ""
+	}
+	found, err := os.Stat(path)
+	if err != nil || !os.SameFile(have, found) {
+		return ""
+	}
+	return path
 }
 
 // startKeeper starts a keeper and waits until it holds its lock, or another one does.
