@@ -301,6 +301,6 @@ func (l *listener) serve(ctx context.Context, h *hub) {
 	}
 }
 
-func (l *listener) close() error {
-	return errors.Join(l.f.Close(), os.Remove(socketPath(l.dir)), l.dir.Close())
-}
+// close leaves the socket's name to the next listener and to the container's removal: by
+// now it may be that of the next monitor, since the state says that this one has ended.
+func (l *listener) close() error { return errors.Join(l.f.Close(), l.dir.Close()) }
