@@ -100,7 +100,7 @@ func (o Options) describe() string {
 // treesFromFiles returns what is in the way of having EROFS read the file of a tree.
 func treesFromFiles(p *plan) error {
 	if p.trees != nil {
-		return errors.New("a server process serves the metadata of each tree (FUSE)")
+		return errors.New("EROFS is not used: a server (FUSE) or directories show the trees")
 	}
 	return missing(p.loop, "EROFS wants a block device (Linux before 6.12, or a stacked file system below); trees go through loop devices")
 }
