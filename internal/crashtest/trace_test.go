@@ -95,7 +95,7 @@ func traceLocked(cmd *exec.Cmd, killAt int, out *strings.Builder) (r traced, err
 	if _, err := unix.Wait4(pid, &ws, unix.WALL, nil); err != nil {
 		return r, err
 	}
-	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
+	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
 	if err := unix.PtraceSetOptions(pid, options); err != nil {
 		return r, err
 	}
@@ -141,7 +141,7 @@ func traceLocked(cmd *exec.Cmd, killAt int, out *strings.Builder) (r traced, err
 					return r, err
 				}
 			}
-		case ws.TrapCause() > 0: // a new thread was made
+		case ws.TrapCause() > 0: // a new thread was made, or the program executed another
 		case ws.StopSignal() == unix.SIGSTOP && !known[tid]:
 			known[tid] = true // how a new thread begins
 		default:
