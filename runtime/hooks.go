@@ -248,7 +248,12 @@ func (c *container) within(start func() (*Process, error)) (_ *Process, err erro
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, back()) }()
+	defer func() {
+		// A user without privileges there may not return: the thread ends with its goroutine.
+		if berr := back(); !errors.Is(berr, unix.EPERM) {
+			err = errors.Join(err, berr)
+		}
+	}()
 	return start()
 }
 

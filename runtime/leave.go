@@ -128,6 +128,9 @@ func (p *plan) process(s *specs.Process, profile *specs.LinuxSeccomp, logger *sl
 	if missing := caps.limit(have); missing != 0 {
 		logger.Warn("container gets fewer capabilities than asked for", "missing", missing.String())
 	}
+	if err := t.signals(); err != nil {
+		return err
+	}
 	umask := 0o022
 	if s.User.Umask != nil {
 		umask = int(*s.User.Umask & 0o777)

@@ -397,6 +397,9 @@ func (m *monitor) notStarted(ctx context.Context, rec *container.Record, restart
 			st.Status, st.Monitor, again = container.Exited, container.Proc{}, false
 		default:
 			st.Monitor, again = container.Proc{}, false
+			if st.Active() { // it was to be started again at once
+				st.Status = container.Exited
+			}
 		}
 		return nil
 	})
