@@ -81,7 +81,7 @@ func (s *store) nothing() {
 	if out := s.ok("snapshots", "-q", "-a"); out != "" {
 		s.t.Errorf("snapshots are left: %s", out)
 	}
-	for _, pattern := range []string{"containers/names/*", "containers/[0-9a-f][0-9a-f][0-9a-f]*", "volumes/*", "network/containers/*"} {
+	for _, pattern := range []string{"containers/names/*", "containers/" + strings.Repeat("[0-9a-f]", 64), "volumes/*", "network/containers/*"} {
 		left, err := filepath.Glob(filepath.Join(s.root, pattern))
 		if err != nil || len(left) > 0 {
 			s.t.Errorf("left: %v (%v)", left, err)
