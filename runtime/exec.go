@@ -18,8 +18,12 @@ import (
 // ExecConfig is a process to start in a running container.
 type ExecConfig struct {
 	// Pid is a process of the container, in the caller's pid namespace, whose namespaces
-	// and root the new one gets.
+	// and root the new one gets. It has a mount namespace of its own.
 	Pid int
+	// Verify fails unless Pid still is the process that is meant: when that has ended, its
+	// number may be another's. It is called while the number cannot change hands any
+	// more. Nil is for callers whose child the process is, which they have not waited for.
+	Verify func() error
 
 	Process *specs.Process
 
@@ -70,7 +74,7 @@ func Exec(ctx context.Context, c ExecConfig) (*Process, error) {
 // process gets into a pid namespace only by being made in it, so the thread's children
 // are directed there for that moment.
 func join(ctx context.Context, c *ExecConfig) (_ *Process, err error) {
-	target, err := openContainer(c.Pid)
+	target, err := openContainer(c.Pid, c.Verify)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +111,22 @@ func joinableName(flag int) string {
 }
 
 // openContainer takes hold of a process and finds out which of its namespaces are others
-// than the caller's.
-func openContainer(pid int) (*container, error) {
+// than the caller's. With verify, which may be nil, the caller makes sure that it is the
+// process that is meant.
+func openContainer(pid int, verify func() error) (_ *container, err error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, &Error{Step: "take hold of the container's process", Object: strconv.Itoa(pid), Err: err}
 	}
 	c := &container{pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	step := func(what string, err error) error {
+		return &Error{Step: what, Object: strconv.Itoa(pid), Err: err}
+	}
 	for _, n := range joinable {
 		own, err := os.Readlink("/proc/self/ns/" + n.name)
 		if err != nil {
@@ -121,15 +134,24 @@ func openContainer(pid int) (*container, error) {
 		}
 		its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + n.name)
 		if err != nil {
-			return nil, fmt.Errorf("look at the container's namespaces: %w", errors.Join(err, c.close()))
+			return nil, fmt.Errorf("look at the container's namespaces: %w", err)
 		}
 		if own != its {
 			c.flags |= n.flag
 		}
 	}
+	if verify != nil {
+		if err := verify(); err != nil {
+			return nil, step("recognize the container's process", err)
+		}
+	}
 	// Alive: so what was read was its and not another's that got its number.
 	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil && !errors.Is(err, unix.EPERM) {
-		return nil, errors.Join(&Error{Step: "look for the container's process", Object: strconv.Itoa(pid), Err: err}, c.close())
+		return nil, step("look for the container's process", err)
+	}
+	// Whatever it is, it is in no container: the new process would have the caller's files.
+	if c.flags&unix.CLONE_NEWNS == 0 {
+		return nil, step("join the container's process", fmt.Errorf("it has the mount namespace of the caller: %w", unix.ESRCH))
 	}
 	return c, nil
 }

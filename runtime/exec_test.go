@@ -195,6 +195,28 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// A process that got the number of the container's is not joined, nor is one that is in no
+// container.
+func TestExecWrongProcess(t *testing.T) {
+	p := up(t, newRoot(t))
+	wrong := errors.New("another process")
+	for _, detach := range []bool{false, true} {
+		_, status, err := inside(t, p, "echo joined", func(c *runtime.ExecConfig) {
+			c.Verify, c.Detach = func() error { return wrong }, detach
+		})
+		if !errors.Is(err, wrong) || status.ExitCode != runtime.ExitFailed {
+			t.Errorf("status %+v, error %v", status, err)
+		}
+		_, status, err = inside(t, p, "echo joined", func(c *runtime.ExecConfig) { c.Pid, c.Detach = os.Getpid(), detach })
+		if !errors.Is(err, unix.ESRCH) || status.ExitCode != runtime.ExitFailed {
+			t.Errorf("no container: status %+v, error %v", status, err)
+		}
+	}
+	if out, _, err := inside(t, p, "echo joined", func(c *runtime.ExecConfig) { c.Verify = func() error { return nil } }); err != nil || out != "joined" {
+		t.Errorf("the right one: %q, %v", out, err)
+	}
+}
+
 func TestExecTerminal(t *testing.T) {
 	p := up(t, newRoot(t))
 	process := runtime.DefaultSpec().Process

@@ -162,7 +162,7 @@ func runHookInside(ctx context.Context, h specs.Hook, state *specs.State, hostRo
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	target, err := openContainer(state.Pid)
+	target, err := openContainer(state.Pid, nil)
 	if err != nil {
 		return err
 	}

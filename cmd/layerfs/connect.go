@@ -85,6 +85,10 @@ func (a *app) attachNetwork(ctx context.Context, rec *container.Record, h *bundl
 			return nil, fmt.Errorf("join the network of container %s: %w", other.Name, err)
 		}
 		defer join(&err, target.Close)
+		// It ran when the namespace was opened, if it does now.
+		if err := other.State.Process.Verify(); err != nil {
+			return nil, fmt.Errorf("join the network of container %s: %w: %w", other.Name, err, container.ErrNotActive)
+		}
 		req.Target, req.TargetID = target, string(other.ID)
 	}
 	ns, err := a.networks(ctx)

@@ -134,7 +134,7 @@ func waitSignalled(p *runtime.Process, signals <-chan os.Signal) (st runtime.Sta
 // instead.
 func (a *app) execConfig(s *container.Store, c *container.Container, o execOptions, command []string) (runtime.ExecConfig, error) {
 	pid := c.State.Process.Pid
-	ec := runtime.ExecConfig{Pid: pid, Detach: o.detach, Logger: a.logger()}
+	ec := runtime.ExecConfig{Pid: pid, Verify: c.State.Process.Verify, Detach: o.detach, Logger: a.logger()}
 	data, err := s.ReadSpec(c.ID)
 	if err != nil {
 		return ec, err

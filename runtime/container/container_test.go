@@ -185,6 +185,9 @@ func TestProc(t *testing.T) {
 		if err := other.Signal(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
 			t.Errorf("signal to it (%s): %v", what, err)
 		}
+		if err := other.Verify(); !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("its pid is taken for it (%s): %v", what, err)
+		}
 	}
 	elsewhere := container.Proc{Pid: p.Pid, Start: p.Start, Boot: p.Boot, NS: "pid:[1]"}
 	if !elsewhere.Alive() {
@@ -192,6 +195,12 @@ func TestProc(t *testing.T) {
 	}
 	if err := elsewhere.Signal(syscall.SIGKILL); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("signal to it: %v", err)
+	}
+	if err := elsewhere.Verify(); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("its pid is taken for one of here: %v", err)
+	}
+	if err := p.Verify(); err != nil {
+		t.Error(err)
 	}
 	if !p.Alive() {
 		t.Fatal("it was killed by mistake")

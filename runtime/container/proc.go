@@ -118,6 +118,15 @@ func (p Proc) Open() (*os.Process, error) {
 	return handle, nil
 }
 
+// Verify fails, with the errors of Open, unless the pid is the process's here and now.
+func (p Proc) Verify() error {
+	handle, err := p.Open()
+	if err != nil {
+		return err
+	}
+	return handle.Release()
+}
+
 // Signal sends a signal to the process, see Open for errors.
 func (p Proc) Signal(s syscall.Signal) error {
 	handle, err := p.Open()

@@ -33,7 +33,7 @@ func (c *Container) Exec(ctx context.Context, process *specs.Process, detach boo
 	if err != nil {
 		return nil, err
 	}
-	config := runtime.ExecConfig{Pid: c.rec.Pid, Process: process, Seccomp: c.Spec.Linux.Seccomp, Cgroup: g, Detach: detach, Logger: o.Logger}
+	config := runtime.ExecConfig{Pid: c.rec.Pid, Verify: c.verify, Process: process, Seccomp: c.Spec.Linux.Seccomp, Cgroup: g, Detach: detach, Logger: o.Logger}
 	if !process.Terminal {
 		config.Stdin, config.Stdout, config.Stderr = o.Stdin, o.Stdout, o.Stderr
 	}

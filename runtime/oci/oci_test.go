@@ -223,6 +223,9 @@ func TestRecordsAreUntrusted(t *testing.T) {
 		t.Errorf("taken for the container: %s", got)
 	}
 	must(t, c.signal(unix.SIGKILL)) // or this test ends here
+	if err := c.verify(); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("taken for the container's process: %v", err)
+	}
 }
 
 func TestDeleteAfterAnInterruptedCreate(t *testing.T) {

@@ -152,6 +152,15 @@ func (c *Container) status() specs.ContainerState {
 	return specs.StateRunning
 }
 
+// verify fails unless the pid of the container's process is its own still.
+func (c *Container) verify() error {
+	start, alive, err := process(c.rec.Pid)
+	if err != nil || !alive || start != c.rec.StartTime {
+		return ErrNotRunning
+	}
+	return nil
+}
+
 func (c *Container) gate() string { return filepath.Join(c.dir, "gate") }
 
 // process returns when a process started, in ticks since boot, and whether it still does
