@@ -171,7 +171,7 @@ func (d *demo) mounted(ctx context.Context) (err error) {
 		do("fork", "work", "play"),
 		do("history", "demo:v2"),
 		do("diff", "demo:v1", "demo:v2"),
-		do("run", "--rm", "demo:v2", "/bin/sh", "-c", "cat /hello.txt; uname -s; id -u; ls /"),
+		do("run", "--rm", "--network", "none", "demo:v2", "/bin/sh", "-c", "cat /hello.txt; uname -s; id -u; ls /"),
 	); err != nil {
 		return err
 	}
