@@ -90,6 +90,16 @@ func (o *ociApp) logged(run func(cmd *cobra.Command, args []string) error) func(
 	}
 }
 
+// starter is logged for a command that starts processes in containers.
+func (o *ociApp) starter(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return o.logged(func(cmd *cobra.Command, args []string) error {
+		if err := o.seal(); err != nil {
+			return err
+		}
+		return run(cmd, args)
+	})
+}
+
 // openLog returns a log in the form that runc writes, which engines know.
 func (o *ociApp) openLog() (*slog.Logger, func() error, error) {
 	if o.logFile == "" {
@@ -165,7 +175,7 @@ func (o *ociApp) createCmd() *cobra.Command {
 	var s ociStart
 	cmd := &cobra.Command{
 		Use: "create [flags] ID", Short: "Create a container of a bundle, up to its program", Args: cobra.ExactArgs(1),
-		RunE: o.logged(func(cmd *cobra.Command, args []string) error {
+		RunE: o.starter(func(cmd *cobra.Command, args []string) error {
 			options, err := s.options(o)
 			if err != nil {
 				return err
@@ -183,7 +193,7 @@ func (o *ociApp) runCmd() *cobra.Command {
 	var detach, keep, noSubreaper bool
 	cmd := &cobra.Command{
 		Use: "run [flags] ID", Short: "Create a container of a bundle, start it and wait for its end", Args: cobra.ExactArgs(1),
-		RunE: o.logged(func(cmd *cobra.Command, args []string) error {
+		RunE: o.starter(func(cmd *cobra.Command, args []string) error {
 			options, err := s.options(o)
 			if err != nil {
 				return err
@@ -226,6 +236,9 @@ func (o *ociApp) one(use, short string, run func(cmd *cobra.Command, c *oci.Cont
 
 func (o *ociApp) startCmd() *cobra.Command {
 	return o.one("start", "Start the program of a created container", func(cmd *cobra.Command, c *oci.Container) error {
+		if err := o.seal(); err != nil { // hooks are run inside
+			return err
+		}
 		return c.Start(cmd.Context(), o.logger())
 	})
 }

@@ -32,7 +32,7 @@ func (o *ociApp) execCmd() *cobra.Command {
 	var e ociExec
 	cmd := &cobra.Command{
 		Use: "exec [flags] ID [COMMAND [ARG...]]", Short: "Start one more process in a container", Args: cobra.MinimumNArgs(1),
-		RunE: o.logged(func(cmd *cobra.Command, args []string) error {
+		RunE: o.starter(func(cmd *cobra.Command, args []string) error {
 			c, err := o.containers().Load(args[0])
 			if err != nil {
 				return err
