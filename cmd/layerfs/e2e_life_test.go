@@ -90,6 +90,33 @@ func (s *store) nothing() {
 	s.sound()
 }
 
+// A monitor has nothing open that its caller left open.
+func TestMonitorInheritsNothing(t *testing.T) {
+	s := newStore(t)
+	image := s.tiny()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close() //nolint:errcheck // nothing was written
+	cmd := s.command(t.Context(), "run", "-d", "--name", "own", image, "sleep", "1000")
+	cmd.ExtraFiles = []*os.File{w, w}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The pipe has ended, unless somebody else can write to it.
+	if err := r.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the caller's pipe is open still: %v", err)
+	}
+	s.ok("rm", "-f", "own")
+}
+
 // A monitor that is killed takes its container with it; whoever looks next knows.
 func TestMonitorKilled(t *testing.T) {
 	s := newStore(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -68,10 +69,51 @@ func (a *app) spawnMonitor(s *container.Store, id container.ID, client *os.File)
 	cmd.ExtraFiles = []*os.File{client}
 	cmd.Env = append(sealedEnv(), monitorThreads, monitorCollect)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := a.keepDescriptors(); err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the monitor of container %s: %w", id.Short(), err)
 	}
 	return cmd.Process.Release()
+}
+
+// keepDescriptors marks what the caller of this command left open, so that no program
+// that is executed from here on has it: a monitor would hold the caller's pipes and locks
+// for as long as the container lives. Only the lock that keeps the user namespace there is
+// for it, too.
+func (a *app) keepDescriptors() error {
+	const first = 3 // after the standard streams
+	var locks []int
+	if info, err := os.Stat(usernsLock(a.disk.Root())); err == nil && a.ids != nil {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			return err
+		}
+		for _, e := range open {
+			fd, err := strconv.Atoi(e.Name())
+			if err != nil || fd < first {
+				continue
+			}
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+			if err != nil || flags&unix.FD_CLOEXEC != 0 {
+				continue // that of the directory that was read, or this process's own
+			}
+			its, err := os.Stat("/proc/self/fd/" + e.Name())
+			if err == nil && os.SameFile(info, its) {
+				locks = append(locks, fd)
+			}
+		}
+	}
+	if err := unix.CloseRange(first, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep descriptors from other programs: %w", err)
+	}
+	for _, fd := range locks {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("pass on the lock of the user namespace: %w", err)
+		}
+	}
+	return nil
 }
 
 // runMonitor is the life of a monitor: container-monitor STORE ID [-v].

@@ -42,7 +42,7 @@ func (a *app) enter() error {
 		return err
 	}
 	a.disk, a.snaps, a.imgs = nil, nil, nil
-	lock := filepath.Join(root, "locks", "userns")
+	lock := usernsLock(root)
 	if err := os.MkdirAll(filepath.Dir(lock), 0o700); err != nil {
 		return fmt.Errorf("make user namespace: %w", err)
 	}
@@ -57,6 +57,9 @@ func (a *app) enter() error {
 	}
 	return &exitError{code: code}
 }
+
+// usernsLock is the file whose lock keeps a store's user namespace there.
+func usernsLock(root string) string { return filepath.Join(root, "locks", "userns") }
 
 // passSignals returns the signals that this process has to pass on to the one inside. In
 // the foreground of a terminal the keys that make signals reach both by themselves.
