@@ -147,11 +147,14 @@ func (a *app) cgroupParent() string {
 func (a *app) openCgroup(ctx context.Context, rec *container.Record) (*cgroup.Group, error) {
 	group, err := cgroup.Open(ctx, cgroup.Options{Path: a.cgroupParent() + "/" + string(rec.ID)})
 	if err != nil {
-		if rec.Resources == nil && a.ids != nil && (errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported)) {
-			a.logger().Debug("container has no control group", "error", err)
-			return nil, nil
+		if a.ids == nil || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
+			return nil, err
 		}
-		return nil, err
+		if rec.Resources != nil {
+			return nil, fmt.Errorf("container %s: its limits take a control group, which this user was not given the right to make: %w", rec.Name, err)
+		}
+		a.logger().Debug("container has no control group", "error", err)
+		return nil, nil
 	}
 	limits := specs.LinuxResources{}
 	if rec.Resources != nil {

@@ -158,7 +158,11 @@ func (s *ociStart) options(o *ociApp) (oci.Options, error) {
 			return oci.Options{}, fmt.Errorf("option --%s: %w", name, errors.ErrUnsupported)
 		}
 	}
-	out := oci.Options{PidFile: s.pidFile, ConsoleSocket: s.consoleSocket, Logger: o.logger()}
+	ids, err := rootless()
+	if err != nil {
+		return oci.Options{}, err
+	}
+	out := oci.Options{PidFile: s.pidFile, ConsoleSocket: s.consoleSocket, InUserNamespace: ids != nil, Logger: o.logger()}
 	if s.consoleSocket == "" {
 		out.Stdin, out.Stdout, out.Stderr = asFile(o.stdin), asFile(o.stdout), asFile(o.stderr)
 	}

@@ -131,7 +131,7 @@ func (e *ociExec) describe(c *oci.Container, args []string) (*specs.Process, err
 
 func (o *ociApp) specCmd() *cobra.Command {
 	var bundle string
-	var rootless bool
+	var asUser bool
 	cmd := &cobra.Command{
 		Use: "spec", Short: "Write config.json of a container with a shell", Args: cobra.NoArgs,
 		RunE: o.logged(func(*cobra.Command, []string) error {
@@ -140,11 +140,17 @@ func (o *ociApp) specCmd() *cobra.Command {
 			s.Hostname = "layerfs"
 			s.Process.Args, s.Process.Terminal = []string{"sh"}, true
 			s.Process.Env = append(s.Process.Env, "TERM=xterm")
-			if rootless {
+			if asUser {
 				uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 				s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: uid, Size: 1}}
 				s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: gid, Size: 1}}
+			} else {
+				ids, err := rootless()
+				if err != nil {
+					return err
+				}
+				fitNamespace(s, ids)
 			}
 			if err := runtime.FilterCalls(s, nil); err != nil {
 				return err
@@ -164,7 +170,7 @@ func (o *ociApp) specCmd() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVarP(&bundle, "bundle", "b", ".", "directory to write it to")
-	cmd.Flags().BoolVar(&rootless, "rootless", false, "for an ordinary user, whose id alone is mapped")
+	cmd.Flags().BoolVar(&asUser, "rootless", false, "for an ordinary user, whose id alone is mapped")
 	return cmd
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/internal/testenv"
+	"github.com/layerfs/layerfs/runtime/cgroup"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +30,7 @@ import (
 //	flip GLOB                turn a bit in each file that matches
 //	[root]                   whether this is root, which mounting needs
 //	[userns]                 whether an ordinary user may mount, in a user namespace
+//	[cgroup]                 whether control groups may be made, which limits and pausing take
 func TestScript(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -58,11 +62,13 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
-			}
-			if cond == "userns" {
+			case "userns":
 				return mayUnshare(), nil
+			case "cgroup":
+				return mayMakeCgroups(t.Context())
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -122,6 +128,18 @@ func mayUnshare() bool {
 	cmd := exec.Command("true")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	return errors.Join(f.Close(), cmd.Run()) == nil
+}
+
+// mayMakeCgroups reports whether control groups may be made here.
+func mayMakeCgroups(ctx context.Context) (bool, error) {
+	group, err := cgroup.Open(ctx, cgroup.Options{Path: "layerfs-test-" + strconv.Itoa(os.Getpid())})
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, group.Remove(ctx)
 }
 
 // endContainers removes what a script that failed left running.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/layerfs/layerfs/runtime"
 	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/spf13/cobra"
 )
@@ -73,11 +74,14 @@ func (a *app) runTop(ctx context.Context, word string, options []string) error {
 
 // processes are the ids of a container's processes on this machine.
 func processes(c *container.Container) (map[int]bool, error) {
+	var list []int
 	group, err := groupOf(c)
-	if err != nil {
-		return nil, err
+	switch {
+	case err == nil:
+		list, err = group.Procs()
+	case c.State.Active() && c.State.Cgroup == "":
+		list, err = runtime.Processes(c.State.Process.Pid)
 	}
-	list, err := group.Procs()
 	if err != nil {
 		return nil, err
 	}

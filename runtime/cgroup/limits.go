@@ -38,6 +38,36 @@ type setting struct {
 	err        error // it cannot be written, and why
 }
 
+// kind is what limits ask of a controller, which may have another name in each version.
+type kind struct {
+	controllers [2]string // of version 1 and of version 2
+	settings    [2][]setting
+}
+
+func kinds(r *specs.LinuxResources) []kind {
+	return []kind{
+		{[2]string{"cpu", "cpu"}, [2][]setting{cpu1(r.CPU), cpu2(r.CPU)}},
+		{[2]string{"cpuset", "cpuset"}, [2][]setting{cpuset(r.CPU), cpuset(r.CPU)}},
+		{[2]string{"memory", "memory"}, [2][]setting{memory1(r.Memory), memory2(r.Memory)}},
+		{[2]string{"pids", "pids"}, [2][]setting{pids(r.Pids), pids(r.Pids)}},
+		{[2]string{"blkio", "io"}, [2][]setting{io1(r.BlockIO), io2(r.BlockIO)}},
+		{[2]string{"hugetlb", "hugetlb"}, [2][]setting{huge(r.HugepageLimits, ".limit_in_bytes"), huge(r.HugepageLimits, ".max")}},
+		{[2]string{"net_cls", ""}, [2][]setting{netClass(r.Network), netClass(r.Network)}},
+		{[2]string{"net_prio", ""}, [2][]setting{netPriorities(r.Network), netPriorities(r.Network)}},
+		{[2]string{"rdma", "rdma"}, [2][]setting{rdma(r.Rdma), rdma(r.Rdma)}},
+	}
+}
+
+// Asks tells whether any limit is given: then Apply has something to do.
+func Asks(r *specs.LinuxResources) bool {
+	if r == nil {
+		return false
+	}
+	return len(r.Devices) > 0 || len(r.Unified) > 0 || slices.ContainsFunc(kinds(r), func(k kind) bool {
+		return len(k.settings[0])+len(k.settings[1]) > 0
+	})
+}
+
 // Apply sets the limits that are given, and leaves the others as they are. It tries all
 // and returns one error for each that is not enforced now, mostly a [*LimitError]: one
 // wraps errors.ErrUnsupported where the machine, or what of it was delegated, lacks the
@@ -50,20 +80,7 @@ func (g *Group) Apply(r *specs.LinuxResources) []error {
 	refused := func(s setting, err error) {
 		errs = append(errs, &LimitError{Limit: s.limit, Value: s.value, Err: err})
 	}
-	for _, kind := range []struct {
-		controllers [2]string // of version 1 and of version 2
-		settings    [2][]setting
-	}{
-		{[2]string{"cpu", "cpu"}, [2][]setting{cpu1(r.CPU), cpu2(r.CPU)}},
-		{[2]string{"cpuset", "cpuset"}, [2][]setting{cpuset(r.CPU), cpuset(r.CPU)}},
-		{[2]string{"memory", "memory"}, [2][]setting{memory1(r.Memory), memory2(r.Memory)}},
-		{[2]string{"pids", "pids"}, [2][]setting{pids(r.Pids), pids(r.Pids)}},
-		{[2]string{"blkio", "io"}, [2][]setting{io1(r.BlockIO), io2(r.BlockIO)}},
-		{[2]string{"hugetlb", "hugetlb"}, [2][]setting{huge(r.HugepageLimits, ".limit_in_bytes"), huge(r.HugepageLimits, ".max")}},
-		{[2]string{"net_cls", ""}, [2][]setting{netClass(r.Network), netClass(r.Network)}},
-		{[2]string{"net_prio", ""}, [2][]setting{netPriorities(r.Network), netPriorities(r.Network)}},
-		{[2]string{"rdma", "rdma"}, [2][]setting{rdma(r.Rdma), rdma(r.Rdma)}},
-	} {
+	for _, kind := range kinds(r) {
 		const v1, v2 = 0, 1
 		h, ok := g.with(kind.controllers[v2])
 		settings := kind.settings[v2]

@@ -20,8 +20,13 @@ import (
 // longestKill is how long a killed container may take to end.
 const longestKill = 10 * time.Second
 
-// Signal sends a signal to the container's first process, or to all.
+// Signal sends a signal to the container's first process, or to all. Without a cgroup the
+// container has a pid namespace, which ends with its first process; signals to all but
+// SIGKILL then wrap errors.ErrUnsupported.
 func (c *Container) Signal(s unix.Signal, all bool) error {
+	if all && c.rec.Cgroup == "" && s == unix.SIGKILL {
+		return c.signal(s)
+	}
 	if all {
 		g, err := c.group()
 		if err != nil {
@@ -64,9 +69,15 @@ func (c *Container) signal(s unix.Signal) error {
 	return nil
 }
 
-func (c *Container) group() (*cgroup.Group, error) { return cgroup.Load(c.rec.Cgroup) }
+func (c *Container) group() (*cgroup.Group, error) {
+	if c.rec.Cgroup == "" {
+		return nil, fmt.Errorf("container %s has no cgroup: %w", c.rec.ID, errors.ErrUnsupported)
+	}
+	return cgroup.Load(c.rec.Cgroup)
+}
 
-// Pause freezes the container.
+// Pause freezes the container. Without a cgroup it wraps errors.ErrUnsupported, as Update
+// does.
 func (c *Container) Pause(ctx context.Context) error {
 	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated {
 		return fmt.Errorf("pause container %s: %w", c.rec.ID, ErrNotRunning)
@@ -92,6 +103,12 @@ func (c *Container) Resume(ctx context.Context) error {
 
 // Processes returns the ids of the container's processes.
 func (c *Container) Processes() ([]int, error) {
+	if c.rec.Cgroup == "" {
+		if c.status() == specs.StateStopped {
+			return nil, nil
+		}
+		return runtime.Processes(c.rec.Pid)
+	}
 	g, err := c.group()
 	if err != nil {
 		return nil, err

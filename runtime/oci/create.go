@@ -28,6 +28,10 @@ type Options struct {
 	// The streams of a process without a terminal. They are the caller's to close.
 	Stdin, Stdout, Stderr *os.File
 
+	// InUserNamespace tells that the caller is the root of a user namespace only. No device
+	// opens through a node that was made there, so rules for devices are not needed.
+	InUserNamespace bool
+
 	Logger *slog.Logger // nil discards
 }
 
@@ -129,16 +133,22 @@ func resolveBinds(spec *specs.Spec, bundle string) {
 }
 
 func (c *Container) create(ctx context.Context, o Options) (_ *runtime.Process, err error) {
-	group, err := c.openGroup(ctx)
+	group, err := c.openGroup(ctx, o)
 	if err != nil {
 		return nil, err
+	}
+	spec := *c.Spec
+	if group == nil && spec.Linux.Resources != nil {
+		linux := *spec.Linux
+		linux.Resources = nil // they ask for nothing
+		spec.Linux = &linux
 	}
 	gate, err := c.listen()
 	if err != nil {
 		return nil, err
 	}
 	p, err := runtime.Start(ctx, runtime.Config{
-		Spec: c.Spec, Root: runtime.RootPath(c.rec.Root), Cgroup: group, Gate: gate, Detach: true,
+		Spec: &spec, Root: runtime.RootPath(c.rec.Root), Cgroup: group, Gate: gate, Detach: true,
 		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, ID: c.rec.ID, Bundle: c.rec.Bundle, Logger: o.Logger,
 	})
 	if err = errors.Join(err, gate.Close()); err != nil {
@@ -160,8 +170,8 @@ func (c *Container) create(ctx context.Context, o Options) (_ *runtime.Process, 
 }
 
 // openGroup makes the container's cgroup with its limits. A limit that is not enforced is
-// a failure.
-func (c *Container) openGroup(ctx context.Context) (*cgroup.Group, error) {
+// a failure. Who may not make a cgroup, and asks for no limit, runs without: it is nil.
+func (c *Container) openGroup(ctx context.Context, o Options) (*cgroup.Group, error) {
 	path := c.Spec.Linux.CgroupsPath
 	if strings.Contains(path, ":") && !strings.Contains(path, "/") {
 		return nil, fmt.Errorf("cgroup path %q is for systemd, which is not asked to make cgroups: %w", path, errors.ErrUnsupported)
@@ -169,12 +179,28 @@ func (c *Container) openGroup(ctx context.Context) (*cgroup.Group, error) {
 	if path == "" {
 		path = "layerfs-oci/" + c.rec.ID
 	}
+	var limits specs.LinuxResources
+	if c.Spec.Linux.Resources != nil {
+		limits = *c.Spec.Linux.Resources
+	}
+	if o.InUserNamespace {
+		limits.Devices = nil
+	}
 	g, err := cgroup.Open(ctx, cgroup.Options{Path: path})
 	if err != nil {
-		return nil, err
+		if !o.InUserNamespace || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
+			return nil, err
+		}
+		if cgroup.Asks(&limits) {
+			return nil, fmt.Errorf("linux.resources take a cgroup, which this user was not given the right to make: %w", err)
+		}
+		if o.Logger != nil {
+			o.Logger.Debug("container has no cgroup", "error", err)
+		}
+		return nil, nil
 	}
 	c.rec.Cgroup = path
-	return g, errors.Join(g.Apply(c.Spec.Linux.Resources)...)
+	return g, errors.Join(g.Apply(&limits)...)
 }
 
 // listen makes the gate.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerfs/layerfs/runtime"
+	"github.com/layerfs/layerfs/runtime/cgroup"
 )
 
 // ReadProcess reads the description of a process from a file.
@@ -29,9 +30,12 @@ func (c *Container) Exec(ctx context.Context, process *specs.Process, detach boo
 	if o.ConsoleSocket != "" && !process.Terminal {
 		return nil, fmt.Errorf("start process: a console socket without a terminal: %w", fs.ErrInvalid)
 	}
-	g, err := c.group()
-	if err != nil {
-		return nil, err
+	var g *cgroup.Group
+	if c.rec.Cgroup != "" {
+		var err error
+		if g, err = c.group(); err != nil {
+			return nil, err
+		}
 	}
 	config := runtime.ExecConfig{Pid: c.rec.Pid, Verify: c.verify, Process: process, Seccomp: c.Spec.Linux.Seccomp, Cgroup: g, Detach: detach, Logger: o.Logger}
 	if !process.Terminal {

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerfs/layerfs/runtime"
-	"github.com/layerfs/layerfs/runtime/cgroup"
 )
 
 // Limits of what is read.
@@ -48,8 +47,8 @@ type record struct {
 	Bundle    string             `json:"bundle"`
 	Root      string             `json:"rootfs"`
 	Created   time.Time          `json:"created"`
-	Cgroup    string             `json:"cgroup"`
-	Owner     int                `json:"owner"` // user id
+	Cgroup    string             `json:"cgroup"` // "" without one
+	Owner     int                `json:"owner"`  // user id
 	Gate      *runtime.GateSteps `json:"gate"`
 }
 
@@ -144,7 +143,7 @@ func (c *Container) status() specs.ContainerState {
 	if _, err := os.Lstat(c.gate()); err == nil {
 		return specs.StateCreated
 	}
-	if g, err := cgroup.Load(c.rec.Cgroup); err == nil {
+	if g, err := c.group(); err == nil {
 		if frozen, err := g.Frozen(); err == nil && frozen {
 			return Paused
 		}
