@@ -184,7 +184,9 @@ func TestMemoryLimitKills(t *testing.T) {
 	}
 	s, err := g.Stats()
 	must(t, err)
-	if s.Memory.OOMKills != 1 || s.Memory.Limit != 32<<20 || s.Memory.Peak > 32<<20 {
+	// Charges that the kernel may not refuse go some pages beyond the limit.
+	const beyond = 1 << 20
+	if s.Memory.OOMKills != 1 || s.Memory.Limit != 32<<20 || s.Memory.Peak < 16<<20 || s.Memory.Peak > 32<<20+beyond {
 		t.Errorf("stats %+v", s.Memory)
 	}
 	// Raised, both together, while the group is in use.
@@ -396,4 +398,26 @@ func TestEntryLetsAProcessIn(t *testing.T) {
 	}
 	must(t, g.Kill(t.Context()))
 	_ = cmd.Wait()
+}
+
+func TestAsks(t *testing.T) {
+	for name, c := range map[string]struct {
+		r    *specs.LinuxResources
+		want bool
+	}{
+		"nothing":   {nil, false},
+		"empty":     {&specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, BlockIO: &specs.LinuxBlockIO{}}, false},
+		"memory":    {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 20))}}, true},
+		"cpus":      {&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}}, true},
+		"processes": {&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(9))}}, true},
+		"rate": {&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1}}}}, true},
+		"weight": {&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{LeafWeight: ptr(uint16(10))}}, true},
+		"file":   {&specs.LinuxResources{Unified: map[string]string{"memory.high": "1"}}, true},
+		"device": {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}, true},
+	} {
+		if got := Asks(c.r); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
