@@ -236,8 +236,13 @@ func TestLostMonitor(t *testing.T) {
 	if err != nil || st.Status != container.Running || !st.Unattended {
 		t.Errorf("with its process alive: %+v (%v)", st, err)
 	}
-	go func() { _ = process.Wait() }()
+	reaped := make(chan struct{})
+	go func() {
+		_ = process.Wait()
+		close(reaped)
+	}()
 	st, err = s.Settle(t.Context(), rec.ID)
+	<-reaped
 	if err != nil || st.Status != container.Exited || st.ExitCode != container.ExitLost || st.Error == "" || p.Alive() {
 		t.Errorf("settled: %+v (%v)", st, err)
 	}
