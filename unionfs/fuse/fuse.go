@@ -21,7 +21,9 @@
 //
 // Who may not give files away sees all of them as their own, and a change of the owner
 // fails with EPERM. Attributes that the user may not set (trusted.*, security.*) are
-// not copied up. A mount by fusermount3 ignores setuid bits and devices, and shows
+// not copied up. What they may not read themselves cannot be copied up either: where a file
+// of a lower directory is write-only for its owner, a write to it fails with EACCES, unless
+// it is emptied first. A mount by fusermount3 ignores setuid bits and devices, and shows
 // itself to other users only where /etc/fuse.conf has user_allow_other.
 package fuse
 

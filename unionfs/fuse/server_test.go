@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -163,5 +164,26 @@ func TestVolatile(t *testing.T) {
 	}
 	if err == nil || !bytes.Contains([]byte(err.Error()), []byte("volatile")) {
 		t.Errorf("mounting what was volatile: %v", err)
+	}
+}
+
+// TestUnreadable writes to a file of a lower directory that its owner may write and not
+// read: for others than root its content cannot be copied up, where some of it is to stay.
+func TestUnreadable(t *testing.T) {
+	d, p := fuse.New(fuse.Options{}), newPlace(t)
+	must(t, os.Chmod(filepath.Join(p.layers.Lower[0].Dir, "file"), 0o200))
+	p.mount(t, d, unionfs.Options{})
+	file := filepath.Join(p.root, "file")
+	err := os.Truncate(file, 3)
+	if os.Geteuid() == 0 {
+		must(t, err)
+	} else if !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("shortened: %v", err)
+	}
+	must(t, os.Truncate(file, 0))
+	must(t, os.Truncate(file, 3))
+	must(t, d.Unmount(t.Context(), p.root, false))
+	if st, err := os.Stat(filepath.Join(p.layers.Upper, "file")); err != nil || st.Size() != 3 || st.Mode() != 0o200 {
+		t.Errorf("in the upper: %v, %v", st, err)
 	}
 }
