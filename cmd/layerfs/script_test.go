@@ -3,12 +3,14 @@ package main
 import (
 	"archive/tar"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,6 +32,8 @@ import (
 //	flip GLOB                turn a bit in each file that matches
 //	[root]                   whether this is root, which mounting needs
 //	[userns]                 whether an ordinary user may mount, in a user namespace
+//	[static]                 whether the program under test needs no dynamic linker, as the
+//	                         init of a container may not; under the race detector it does
 //	[cgroup]                 whether control groups may be made, which limits and pausing take
 func TestScript(t *testing.T) {
 	self, err := os.Executable()
@@ -67,6 +71,8 @@ func TestScript(t *testing.T) {
 				return os.Geteuid() == 0, nil
 			case "userns":
 				return mayUnshare(), nil
+			case "static":
+				return static(self)
 			case "cgroup":
 				return mayMakeCgroups(t.Context())
 			}
@@ -128,6 +134,16 @@ func mayUnshare() bool {
 	cmd := exec.Command("true")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	return errors.Join(f.Close(), cmd.Run()) == nil
+}
+
+// static reports whether a program needs no dynamic linker.
+func static(program string) (bool, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return false, err
+	}
+	dynamic := slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+	return !dynamic, f.Close()
 }
 
 // mayMakeCgroups reports whether control groups may be made here.
