@@ -93,14 +93,16 @@ func (a *app) stopThen(ctx context.Context, s *container.Store, c *container.Con
 		wctx, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
-	run := st.Started
-	over := func(st *container.State) bool { return !st.Active() || st.Started.After(run) }
+	over := overSince(st)
 	_, err = s.Wait(wctx, c.ID, over)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		if err := a.signal(ctx, st, syscall.SIGKILL); err != nil {
-			return fmt.Errorf("kill container %s: %w", c.Name, err)
+		// It may have another process by now.
+		if st, err = s.State(c.ID); err == nil && !over(st) {
+			if err := a.signal(ctx, st, syscall.SIGKILL); err != nil {
+				return fmt.Errorf("kill container %s: %w", c.Name, err)
+			}
+			_, err = s.Wait(ctx, c.ID, over)
 		}
-		_, err = s.Wait(ctx, c.ID, over)
 	}
 	if err != nil && c.Remove && errors.Is(err, os.ErrNotExist) {
 		err = nil // it removed itself
@@ -109,6 +111,14 @@ func (a *app) stopThen(ctx context.Context, s *container.Store, c *container.Con
 		s.Emit("stop", &c.Record, nil)
 	}
 	return err
+}
+
+// overSince tells of later states of a container whether the run of st has ended; of a
+// container that was stopped, whether the last one has. What is started when it was not
+// stopped any more, somebody else wanted.
+func overSince(st *container.State) func(*container.State) bool {
+	run := st.Started
+	return func(st *container.State) bool { return !st.Active() || st.Started.After(run) && !st.Stopped }
 }
 
 // signal sends a signal to the first process of a container. One that is paused is let
@@ -177,8 +187,7 @@ func (a *app) kill(ctx context.Context, s *container.Store, c *container.Contain
 	if number != syscall.SIGKILL {
 		return nil
 	}
-	run := st.Started
-	_, err = s.Wait(ctx, c.ID, func(st *container.State) bool { return !st.Active() || st.Started.After(run) })
+	_, err = s.Wait(ctx, c.ID, overSince(st))
 	if c.Remove && errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -311,13 +311,16 @@ func (m *monitor) once(ctx context.Context, rec *container.Record, restarts int)
 		health = &container.HealthState{Status: container.HealthStarting}
 	}
 	keep := context.WithoutCancel(ctx)
+	stopped := false
 	_, err = m.Store.Change(keep, m.ID, func(st *container.State) error {
 		st.Status, st.Process, st.Cgroup, st.Network = container.Running, id, started.Cgroup, started.Network
 		st.Started, st.Finished, st.Restarts, st.Health = time.Now().UTC(), time.Time{}, restarts, health
 		st.ExitCode, st.Error, st.OOMKilled = 0, "", false
+		// What was asked for while there was no process: the start is this one.
+		st.StartAgain, stopped = false, st.Stopped
 		return nil
 	})
-	if err != nil {
+	if err != nil || stopped {
 		err = errors.Join(err, p.Signal(syscall.SIGKILL))
 	}
 	m.Store.Emit("start", rec, nil)
