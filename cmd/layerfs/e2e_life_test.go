@@ -98,7 +98,7 @@ func TestMonitorInheritsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing was written
+	defer r.Close()
 	cmd := s.command(t.Context(), "run", "-d", "--name", "own", image, "sleep", "1000")
 	cmd.ExtraFiles = []*os.File{w, w}
 	if out, err := cmd.CombinedOutput(); err != nil {

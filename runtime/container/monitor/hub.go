@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/layerfs/layerfs/runtime/container/logs"
 	"golang.org/x/sys/unix"
@@ -31,6 +33,9 @@ type hub struct {
 	local  sink // the command in whose foreground it runs; may be nil
 	once   bool // the first end of input ends the container's
 	tty    bool
+	// hurried says that the processes have ended, so that no client may take its time.
+	hurried atomic.Bool
+
 	mu     sync.Mutex // guards what follows
 	input  *os.File   // of the process that runs now, nil when it takes none
 	owned  bool       // input is the hub's to close
@@ -64,10 +69,33 @@ func (h *hub) write(s logs.Stream, p []byte) {
 		kind = kindStderr
 	}
 	for _, c := range conns {
-		if c.output && c.send(kind, p) != nil {
+		if c.output && h.ready(c).send(kind, p) != nil {
 			h.drop(c)
 		}
 	}
+}
+
+// hurry drops clients that do not take what they are sent in the grace that each has,
+// until they are dismissed. Before, output waits for the slowest.
+func (h *hub) hurry() {
+	h.hurried.Store(true)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.conns {
+		c.limit() // of what is being sent
+	}
+}
+
+// ready is called before a client is sent something.
+func (h *hub) ready(c *client) *client {
+	if h.hurried.Load() {
+		c.limit() // its own, whoever was slow before it
+	}
+	return c
+}
+
+func (c *client) limit() {
+	_ = c.f.SetWriteDeadline(time.Now().Add(grace)) // it only fails when it is closed
 }
 
 // notify tells all clients.
@@ -76,7 +104,7 @@ func (h *hub) notify(n Notice) {
 	conns := h.conns
 	h.mu.Unlock()
 	for _, c := range conns {
-		if c.sendJSON(kindState, n) != nil {
+		if h.ready(c).sendJSON(kindState, n) != nil {
 			h.drop(c)
 		}
 	}
@@ -214,6 +242,8 @@ func (h *hub) applySize() {
 
 // dismiss tells the clients how a run ended and closes them.
 func (h *hub) dismiss(n Notice) {
+	h.hurry()
+	defer h.hurried.Store(false)
 	h.notify(n)
 	h.mu.Lock()
 	conns := h.conns

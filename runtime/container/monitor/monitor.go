@@ -324,7 +324,9 @@ func (m *monitor) once(ctx context.Context, rec *container.Record, restarts int)
 		err = errors.Join(err, p.Signal(syscall.SIGKILL))
 	}
 	m.Store.Emit("start", rec, nil)
-	m.hub.notify(Notice{Running: true})
+	// A client that has much output to take already is told after that; it keeps nobody.
+	var telling sync.WaitGroup
+	telling.Go(func() { m.hub.notify(Notice{Running: true}) })
 
 	checks, stopChecks := context.WithCancel(ctx)
 	var checking sync.WaitGroup
@@ -337,7 +339,8 @@ func (m *monitor) once(ctx context.Context, rec *container.Record, restarts int)
 	status, killed, werr := m.follow(p)
 	stopChecks()
 	checking.Wait()
-	io.wait()
+	io.finish()
+	telling.Wait()
 	m.hub.clearInput()
 	oom := started.OutOfMemory != nil && started.OutOfMemory()
 	err = errors.Join(err, werr, p.Close())
