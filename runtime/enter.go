@@ -119,7 +119,9 @@ func (p *plan) namespaces(s *specs.Linux, limited bool) error {
 		p.hold(f)
 		j := namespace{f, int(flag), joinableName(int(flag))}
 		joins = append(joins, j)
-		ours, err := os.Stat("/proc/self/ns/" + j.name)
+		// The calling thread's, which makes the child: the process's first thread may be in
+		// another namespace for a while, or for good.
+		ours, err := os.Stat("/proc/thread-self/ns/" + j.name)
 		if err != nil {
 			return fmt.Errorf("join %s namespace: %w", n.Type, err)
 		}

@@ -128,7 +128,7 @@ func openContainer(pid int, verify func() error) (_ *container, err error) {
 		return &Error{Step: what, Object: strconv.Itoa(pid), Err: err}
 	}
 	for _, n := range joinable {
-		own, err := os.Readlink("/proc/self/ns/" + n.name)
+		own, err := os.Readlink("/proc/thread-self/ns/" + n.name)
 		if err != nil {
 			continue // the kernel has none
 		}
