@@ -89,11 +89,12 @@ func (a *ahead) next(ctx context.Context) (opened, error) {
 
 // done closes an object and lets another be opened.
 func (a *ahead) done(o opened) error {
-	a.free <- o.buf // never blocks: it came from there
-	if o.r == nil {
-		return nil
+	var err error
+	if o.r != nil {
+		err = o.r.Close()
 	}
-	return o.r.Close()
+	a.free <- o.buf // never blocks: it came from there
+	return err
 }
 
 // close ends it, and closes what nobody took.
