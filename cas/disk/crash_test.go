@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/layerfs/layerfs/cas/disk"
 	"golang.org/x/sys/unix"
@@ -118,8 +119,27 @@ func crashAfter(t *testing.T, part, image, dir string, rounds int, mark string) 
 		t.Fatalf("the other process ended after %d rounds", acknowledged)
 	}
 	umount()
+	awaitLoop(t, image)
 	mountImage(t, image, dir)
 	return acknowledged
+}
+
+// awaitLoop waits until no loop device has the image. A mount name space that some other
+// process made meanwhile has copies of all mounts; as long as it lives, so does the file
+// system that crashed, and mounting the image again would give that one.
+func awaitLoop(t *testing.T, image string) {
+	t.Helper()
+	const pause, most = 20 * time.Millisecond, 30 * time.Second
+	for began := time.Now(); time.Since(began) < most; time.Sleep(pause) {
+		out, err := exec.Command("losetup", "--associated", image).CombinedOutput()
+		if err != nil {
+			t.Fatalf("losetup: %v: %s", err, out)
+		}
+		if len(out) == 0 {
+			return
+		}
+	}
+	t.Fatalf("%s is still in use after %v", image, most)
 }
 
 // What Publish and WriteRecord have acknowledged survives a power cut, what was not
