@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,7 @@ func (s *store) try(input io.Reader, args ...string) result {
 // the words, and leaves the store as it was.
 func (s *store) refuses(input io.Reader, words []string, args ...string) {
 	s.t.Helper()
+	args = slices.Insert(slices.Clone(args), 1, "-q") // on a slow machine there would be progress
 	s.keeps(func() {
 		r := s.try(input, args...)
 		if r.code == 0 {
