@@ -18,7 +18,7 @@ import (
 // TestProcesses finds the processes of a pid namespace, and of one that was made in it.
 func TestProcesses(t *testing.T) {
 	// As root of a user namespace of its own, so that an ordinary user may, too.
-	cmd := exec.Command("sh", "-c", `unshare --pid --fork sh -c 'echo up; read end' & echo up; wait`)
+	cmd := exec.Command("sh", "-c", `unshare --pid --fork sh -c 'echo up; exec sleep 1000' & echo up; wait`)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWPID,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
@@ -43,7 +43,7 @@ func TestProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The shell, unshare, and the shell of the namespace below.
+	// The shell, unshare, and the process of the namespace below.
 	if len(pids) != 3 || !slices.Contains(pids, cmd.Process.Pid) || slices.Contains(pids, os.Getpid()) {
 		t.Errorf("process %d and those with it are %v", cmd.Process.Pid, pids)
 	}
