@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	goruntime "runtime"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -55,6 +56,15 @@ func runHook(ctx context.Context, h specs.Hook, state *specs.State) error {
 	out := &limited{most: maxOutput}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = time.Second // for what a hook leaves behind
+	// One whose time is over is killed with all that it started.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		if errors.Is(err, unix.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return err
+	}
 	if err := cmd.Run(); err != nil {
 		return hookError(ctx, err, out.Bytes())
 	}

@@ -84,6 +84,14 @@ func TestFailedHookEndsTheStart(t *testing.T) {
 			}
 		}
 	}
+	// Hooks of the caller's namespaces start in the bundle, as does what they start.
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	must(t, err)
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && to == dir {
+			t.Errorf("%s is left of a hook", filepath.Dir(l))
+		}
+	}
 }
 
 func TestGate(t *testing.T) {
