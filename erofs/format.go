@@ -157,6 +157,10 @@ func (n Namespace) String() string {
 // NID is the number of an inode in its image, and what stat calls st_ino on a mount.
 type NID uint64
 
+// TypeBits returns the bits of st_mode that say what a file is (inode(7)), which EROFS
+// has in i_mode too; 0 for a type that is unknown, which a reader never returns.
+func TypeBits(t tree.Type) uint32 { return uint32(modeOf(t)) }
+
 // modeOf returns the file type bits of a type, 0 for an unknown one.
 func modeOf(t tree.Type) uint16 {
 	switch t {

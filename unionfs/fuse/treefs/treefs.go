@@ -199,32 +199,12 @@ func (f *FS) attr(st *erofs.Stat, n erofs.NID, out *fuse.Attr) {
 	const sector = 512
 	*out = fuse.Attr{
 		Ino: f.node(n), Size: uint64(st.Size), Blocks: uint64(st.Size+sector-1) / sector, Blksize: erofs.BlockSize,
-		Mtime: uint64(st.MTime.Sec), Mtimensec: st.MTime.Nsec, Mode: fileType(st.Type) | uint32(st.Mode), Nlink: st.Nlink,
+		Mtime: uint64(st.MTime.Sec), Mtimensec: st.MTime.Nsec, Mode: erofs.TypeBits(st.Type) | uint32(st.Mode), Nlink: st.Nlink,
 		Owner: fuse.Owner{Uid: f.view.Owners.UID(st.UID), Gid: f.view.Owners.GID(st.GID)},
 	}
 	out.Atime, out.Atimensec, out.Ctime, out.Ctimensec = out.Mtime, out.Mtimensec, out.Mtime, out.Mtimensec
 	if st.Type == tree.CharDevice || st.Type == tree.BlockDevice {
 		out.Rdev = uint32(unix.Mkdev(st.Rdev.Major, st.Rdev.Minor))
-	}
-}
-
-// fileType returns the bits of a mode that say what a file is.
-func fileType(t tree.Type) uint32 {
-	switch t {
-	case tree.Directory:
-		return unix.S_IFDIR
-	case tree.Symlink:
-		return unix.S_IFLNK
-	case tree.CharDevice:
-		return unix.S_IFCHR
-	case tree.BlockDevice:
-		return unix.S_IFBLK
-	case tree.Fifo:
-		return unix.S_IFIFO
-	case tree.Socket:
-		return unix.S_IFSOCK
-	default:
-		return unix.S_IFREG
 	}
 }
 
@@ -303,7 +283,7 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*fuse.DirEntry, erofs.NID) (more 
 			return status(err)
 		}
 		// The name is used before the image is closed.
-		e = fuse.DirEntry{Name: alias(entry.Name), Mode: fileType(entry.Type), Ino: f.node(entry.NID), Off: entry.Next + afterDotDot}
+		e = fuse.DirEntry{Name: alias(entry.Name), Mode: erofs.TypeBits(entry.Type), Ino: f.node(entry.NID), Off: entry.Next + afterDotDot}
 		if more, st := add(&e, entry.NID); !more || st != fuse.OK {
 			return st
 		}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerfs/layerfs/erofs"
 )
 
 // file is what a node id stands for: a node, or an untouched file of a tree.
@@ -337,7 +339,7 @@ func (f *FS) object(id uint64) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{id: id, ino: id, mode: typeMode(st.Type), lowers: []ref{file.r}, pin: -1}
+	n := &node{id: id, ino: id, mode: erofs.TypeBits(st.Type), lowers: []ref{file.r}, pin: -1}
 	f.tables.mu.RLock()
 	_, n.gone = f.tables.gone[id]
 	f.tables.mu.RUnlock()

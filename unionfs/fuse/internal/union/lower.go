@@ -55,26 +55,6 @@ type found struct {
 func (f *found) ok() bool    { return len(f.refs) > 0 }
 func (f *found) isDir() bool { return f.mode == unix.S_IFDIR }
 
-// typeMode returns the type bits of st_mode.
-func typeMode(t tree.Type) uint32 {
-	switch t {
-	case tree.Directory:
-		return unix.S_IFDIR
-	case tree.Symlink:
-		return unix.S_IFLNK
-	case tree.CharDevice:
-		return unix.S_IFCHR
-	case tree.BlockDevice:
-		return unix.S_IFBLK
-	case tree.Fifo:
-		return unix.S_IFIFO
-	case tree.Socket:
-		return unix.S_IFSOCK
-	default:
-		return unix.S_IFREG
-	}
-}
-
 // lookupIn finds a name in one directory of one layer.
 func (f *FS) lookupIn(dir ref, name string) (entry, bool, error) {
 	l := &f.lower[dir.layer]
@@ -89,7 +69,7 @@ func (f *FS) lookupIn(dir ref, name string) (entry, bool, error) {
 	if err != nil {
 		return entry{}, false, err
 	}
-	e := entry{ref: ref{layer: dir.layer, nid: nid}, mode: typeMode(st.Type)}
+	e := entry{ref: ref{layer: dir.layer, nid: nid}, mode: erofs.TypeBits(st.Type)}
 	if !l.image.Layer() {
 		return e, true, nil
 	}
@@ -264,7 +244,7 @@ func (f *FS) lowerAttr(r ref, out *fuse.Attr) error {
 	if err != nil {
 		return err
 	}
-	out.Mode = typeMode(st.Type) | uint32(st.Mode)
+	out.Mode = erofs.TypeBits(st.Type) | uint32(st.Mode)
 	out.Nlink = st.Nlink
 	out.Size = uint64(st.Size)
 	out.Blocks = (out.Size + 511) / 512

@@ -159,7 +159,7 @@ func (f *FS) readTree(dir file, from uint64, out *fuse.DirEntryList, plus bool) 
 			continue
 		}
 		if dir.n != nil {
-			one := dirent{name: string(e.Name), kind: typeMode(e.Type)}
+			one := dirent{name: string(e.Name), kind: erofs.TypeBits(e.Type)}
 			if full, err := f.addEntry(dir.n, &one, e.Next+dots, out, plus); full || err != nil {
 				return err
 			}
@@ -167,7 +167,7 @@ func (f *FS) readTree(dir file, from uint64, out *fuse.DirEntryList, plus bool) 
 		}
 		id := treeID(r.layer, e.NID)
 		// The name is copied before anything else happens to the tree.
-		entry := fuse.DirEntry{Name: unsafe.String(unsafe.SliceData(e.Name), len(e.Name)), Ino: id, Mode: typeMode(e.Type), Off: e.Next + dots}
+		entry := fuse.DirEntry{Name: unsafe.String(unsafe.SliceData(e.Name), len(e.Name)), Ino: id, Mode: erofs.TypeBits(e.Type), Off: e.Next + dots}
 		if !plus {
 			if !out.AddDirEntry(entry) {
 				return nil
@@ -259,7 +259,7 @@ func (f *FS) list(dir *node) ([]dirent, error) {
 			}
 			if !white {
 				// Only a directory may have more to it below.
-				mode := typeMode(e.Type)
+				mode := erofs.TypeBits(e.Type)
 				all = append(all, dirent{name: name, kind: mode, low: ref{layer: r.layer, nid: e.NID}, has: last || mode != unix.S_IFDIR})
 			}
 		}
@@ -269,7 +269,7 @@ func (f *FS) list(dir *node) ([]dirent, error) {
 
 func (f *FS) isTreeWhiteout(layer int32, e *erofs.DirEntry) (bool, error) {
 	im := f.lower[layer].image
-	if !im.Layer() || typeMode(e.Type) != unix.S_IFCHR {
+	if !im.Layer() || erofs.TypeBits(e.Type) != unix.S_IFCHR {
 		return false, nil
 	}
 	st, err := im.Stat(e.NID)

@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/layerfs/layerfs/erofs"
 	"github.com/layerfs/layerfs/unionfs"
 )
 
@@ -274,7 +275,7 @@ func (f *FS) displace(src, dst *side) (pin int, err error) {
 
 func (f *FS) isTreeDir(r ref) bool {
 	st, err := f.lower[r.layer].image.Stat(r.nid)
-	return err == nil && typeMode(st.Type) == unix.S_IFDIR
+	return err == nil && erofs.TypeBits(st.Type) == unix.S_IFDIR
 }
 
 // renameUpper is the rename itself.
