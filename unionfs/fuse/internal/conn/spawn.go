@@ -45,8 +45,8 @@ type Program struct {
 // Spawn starts a process that serves the mount behind dev, and returns when it does.
 // config is handed over as JSON. minor is the mount's, as Minor tells it: it becomes
 // the last argument, by which Unmount finds the process. The process is a session of
-// its own with "/" as its working directory, no environment, and nothing of ours open
-// but the device. The caller closes dev whatever the result is.
+// its own with "/" as its working directory, of the environment just what steers Go's
+// runtime, and nothing of ours open but the device. The caller closes dev whatever the result is.
 func Spawn(ctx context.Context, p Program, dev *os.File, minor string, config any) (err error) {
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -72,7 +72,7 @@ func Spawn(ctx context.Context, p Program, dev *os.File, minor string, config an
 		Path:        path,
 		Args:        append(append([]string{"layerfs"}, p.Args...), minor),
 		Dir:         "/",
-		Env:         []string{},
+		Env:         environment(),
 		ExtraFiles:  []*os.File{dev, configFile, theirs},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
@@ -113,6 +113,19 @@ func Spawn(ctx context.Context, p Program, dev *os.File, minor string, config an
 		return fmt.Errorf("start FUSE server: %w", err)
 	}
 	return nil
+}
+
+// environment is what a server gets of this process's: the settings of Go's runtime, for
+// who looks into it, and of the race detector, which otherwise sleeps for a second at
+// the end of each process.
+func environment() []string {
+	env := []string{}
+	for _, name := range []string{"GODEBUG", "GORACE", "GOTRACEBACK"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // memory returns a file in memory that holds data, to be read from its start.
