@@ -121,7 +121,7 @@ func Spawn(ctx context.Context, p Program, dev *os.File, minor string, config an
 func environment() []string {
 	env := []string{}
 	for _, name := range []string{"GODEBUG", "GORACE", "GOTRACEBACK"} {
-		if value, ok := os.LookupEnv(name); ok {
+		if value, ok := os.LookupEnv(name); ok { //nolint:forbidigo // handed on, not heeded
 			env = append(env, name+"="+value)
 		}
 	}
