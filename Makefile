@@ -135,7 +135,7 @@ bench-peers: setup ## measure layerfs beside its peers; LINES and BENCH_FLAGS na
 	go run ./bench $(BENCH_FLAGS) $(LINES)
 
 .PHONY: bench-docs
-bench-docs: ## write docs/peers.md and docs/peers.html from bench/results.json
+bench-docs: ## write docs/performance.md and docs/performance.html from bench/results.json
 	go run ./bench/report/render
 
 .PHONY: clean

@@ -17,7 +17,7 @@ func againLine(ctx context.Context, b *bench) error {
 			return err
 		}
 		hashed := append([]string{"sha256sum"}, f.layers...)
-		r, err := b.inTurns(ctx, b.rounds, command(f.name+": layerfs load again", load...), command(f.name+": sha256sum", hashed...))
+		r, err := b.inTurns(ctx, f.name, 5, command(f.name+": layerfs load again", load...), command(f.name+": sha256sum", hashed...))
 		if err != nil {
 			return err
 		}

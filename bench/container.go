@@ -41,7 +41,7 @@ func runLine(ctx context.Context, b *bench) error {
 	}
 	empty := command("fork and exec of a static program", b.tool("bench/empty")...)
 	empty.kind = report.Limit
-	_, err = b.compete(ctx, report.Work{Name: "run true in a container", Judge: report.Wall, About: runAbout}, max(20, b.rounds), append(cs, bwrap, empty)...)
+	_, err = b.compete(ctx, report.Work{Name: "run true in a container", Judge: report.Wall, About: runAbout}, 20, append(cs, bwrap, empty)...)
 	return err
 }
 
@@ -109,7 +109,7 @@ func execLine(ctx context.Context, b *bench) error {
 		cs = append(cs, limit)
 	}
 	empty := command("fork and exec of a static program", b.tool("bench/empty")...)
-	_, err = b.compete(ctx, report.Work{Name: "exec true in a running container", Judge: report.Wall}, max(20, b.rounds), append(cs, empty)...)
+	_, err = b.compete(ctx, report.Work{Name: "exec true in a running container", Judge: report.Wall}, 20, append(cs, empty)...)
 	return err
 }
 

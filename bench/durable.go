@@ -15,7 +15,7 @@ func durableLine(ctx context.Context, b *bench) error {
 				return b.tool("bench/ingest", append(append(flags, b.disk.path("store")), f.layers...)...)
 			}}
 		}
-		r, err := b.inTurns(ctx, b.rounds, with("durable"), with("not flushed", "-nosync"))
+		r, err := b.inTurns(ctx, f.name, 5, with("durable"), with("not flushed", "-nosync"))
 		if err != nil {
 			return err
 		}

@@ -59,6 +59,7 @@ type engine interface {
 const (
 	dockerFormat = "docker-archive"
 	gzipFormat   = "OCI, gzip"
+	zstdFormat   = "OCI, zstd"
 )
 
 // findEngines looks which engines are on the machine.
@@ -217,6 +218,14 @@ func find(ctx context.Context, name string, args ...string) (path, version strin
 		}
 	}
 	return path, version, nil
+}
+
+// compression is the algorithm of a format of save.
+func compression(format string) string {
+	if format == zstdFormat {
+		return "zstd"
+	}
+	return "gzip"
 }
 
 // mountPoint is the directory on which an engine mounts what key names.

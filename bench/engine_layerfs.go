@@ -48,7 +48,7 @@ func (e *layerfsEngine) save(ref, format, file string) ([][]string, string) {
 	if format == dockerFormat {
 		return [][]string{e.b.lfs("save", "-q", "--format", "docker", "-o", file, ref)}, ""
 	}
-	return [][]string{e.b.lfs("save", "-q", "--format", "oci", "--compress", "gzip", "-o", file, ref)}, ""
+	return [][]string{e.b.lfs("save", "-q", "--format", "oci", "--compress", compression(format), "-o", file, ref)}, ""
 }
 
 func (e *layerfsEngine) remove(ref string) ([][]string, string) {

@@ -69,7 +69,7 @@ func (e *podmanEngine) save(ref, format, file string) ([][]string, string) {
 	if format == dockerFormat {
 		return [][]string{e.cmd("save", "-q", "--format", "docker-archive", "-o", file, ref)}, ""
 	}
-	return [][]string{e.cmd("save", "-q", "--format", "oci-archive", "-o", file, ref)}, ""
+	return e.no("saves OCI archives without compression only")
 }
 
 func (e *podmanEngine) remove(ref string) ([][]string, string) {
@@ -134,7 +134,7 @@ func (e *buildahEngine) save(ref, format, file string) ([][]string, string) {
 	if format == dockerFormat {
 		return [][]string{e.cmd("push", "-q", ref, "docker-archive:"+file+":"+ref)}, ""
 	}
-	return [][]string{e.cmd("push", "-q", "--compression-format", "gzip", ref, "oci-archive:"+file+":"+tagOf(ref))}, ""
+	return [][]string{e.cmd("push", "-q", "--compression-format", compression(format), ref, "oci-archive:"+file+":"+tagOf(ref))}, ""
 }
 
 func (e *buildahEngine) remove(ref string) ([][]string, string) {

@@ -9,21 +9,27 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/layerfs/layerfs/bench/report"
 )
 
 type options struct {
-	rounds  int
+	rounds  int           // at most so many for every work, 0 for as many as it asks for
+	per     time.Duration // what the counted turns of a contender may take together
 	dir     string
 	gib     int64
 	out     string
 	record  bool
+	resume  bool
 	layerfs string
 	form    string
 	only    *regexp.Regexp
 	with    []string // peers to measure, nil for all
 }
+
+// narrowed reports whether lines are to be measured in part only.
+func (o options) narrowed() bool { return o.form != "" || o.only.String() != "" || o.with != nil }
 
 // bench is what the lines share.
 type bench struct {
@@ -64,7 +70,8 @@ func newBench(ctx context.Context, o options) (_ *bench, err error) {
 		return nil, err
 	}
 	b.engines = b.findEngines(ctx)
-	return b, nil
+	b.report, err = newRecorder(ctx, o)
+	return b, err
 }
 
 func (b *bench) close() error {
@@ -75,17 +82,17 @@ func (b *bench) close() error {
 	return errors.Join(err, os.RemoveAll(b.work))
 }
 
-// measure runs a line and writes what it measured. That is also done after each piece of
+// measure runs a line and keeps what it measured. That is also done after each piece of
 // work, so that an interrupted run has what was complete.
 func (b *bench) measure(ctx context.Context, l line) error {
-	if err := b.report.begin(ctx, l); err != nil {
+	if err := b.report.begin(l); err != nil {
 		return err
 	}
 	err := errors.Join(l.run(ctx, b), b.downAll(ctx))
 	if err != nil {
 		return err
 	}
-	return b.report.end(b.out, b.record)
+	return b.report.keep(!b.narrowed())
 }
 
 // build compiles one program of this module as the Makefile does.
@@ -138,6 +145,10 @@ type contender struct {
 	steps   func() [][]string               // or as several, one after another
 	check   func(ctx context.Context) error // after each turn, not measured; may be nil
 	verify  func(ctx context.Context) error // after the first turn, before check: a thorough one; may be nil
+
+	// then goes on with what a turn has left, before check, and is a contender in the next
+	// work of [bench.contest]; may be nil.
+	then *contender
 }
 
 // command is a contender without preparation.
@@ -163,46 +174,146 @@ func (c contender) entry() *report.Entry {
 	return e
 }
 
-// inTurns is [bench.compete] by wall time in the line's only work.
-func (b *bench) inTurns(ctx context.Context, rounds int, cs ...contender) ([]*report.Entry, error) {
-	return b.compete(ctx, report.Work{Name: b.report.line.Title, Judge: report.Wall}, rounds, cs...)
+// inTurns is [bench.compete] by wall time for works that need no explanation.
+func (b *bench) inTurns(ctx context.Context, name string, most int, cs ...contender) ([]*report.Entry, error) {
+	return b.compete(ctx, report.Work{Name: name, Judge: report.Wall}, most, cs...)
 }
 
 // wanted reports whether a piece of work is to be done.
 func (b *bench) wanted(name string) bool { return b.only == nil || b.only.MatchString(name) }
 
-// compete runs the contenders in turns: one turn that does not count and in which results
-// are verified, then rounds that do, then one in which system calls are counted. Every
-// second round goes backwards. A peer that fails is from then on absent, with the reason;
-// any other failure is an error. Entries are in the order of the contenders.
-func (b *bench) compete(ctx context.Context, w report.Work, rounds int, cs ...contender) ([]*report.Entry, error) {
-	w.Entries = make([]*report.Entry, len(cs))
-	for i, c := range cs {
-		w.Entries[i] = c.entry()
+// most is how many rounds there are of a work that asks for so many.
+func (b *bench) most(rounds int) int {
+	if b.rounds > 0 {
+		return min(b.rounds, rounds)
 	}
-	for round := range rounds + 2 {
+	return rounds
+}
+
+// A contender has at least so many counted turns, however long they take.
+const leastTurns = 2
+
+// turns is how many of the rounds a contender takes part in whose turn takes so long.
+func (b *bench) turns(most int, one time.Duration) int {
+	most = b.most(most)
+	return max(min(leastTurns, most), min(most, int(b.per/max(one, 1))))
+}
+
+// compete is [bench.contest] in one work.
+func (b *bench) compete(ctx context.Context, w report.Work, most int, cs ...contender) ([]*report.Entry, error) {
+	entries, err := b.contest(ctx, []*report.Work{&w}, most, cs)
+	if err != nil {
+		return nil, err
+	}
+	return entries[0], nil
+}
+
+// contest runs the contenders in turns: one turn that does not count and in which results
+// are verified, then rounds that do, then one in which system calls are counted where that
+// was not done in the first. Every second round goes backwards. Contenders whose turns
+// take long take part in the first rounds only. A peer that fails is from then on absent,
+// with the reason; any other failure is an error.
+//
+// A turn goes through the works one after another, those but the first by the contenders'
+// then. Entries are in the order of the contenders, for each work.
+func (b *bench) contest(ctx context.Context, works []*report.Work, most int, cs []contender) ([][]*report.Entry, error) {
+	if entries := b.measuredBefore(works, cs); entries != nil {
+		return entries, nil
+	}
+	start := time.Now()
+	load, err := loadAverage()
+	if err != nil {
+		return nil, err
+	}
+	entries := make([][]*report.Entry, len(works))
+	for n, w := range works {
+		w.When = report.When{Date: now(), Commit: b.report.commit, LoadStart: load}
+		for i := range cs {
+			c := cs[i].nth(n)
+			if c == nil {
+				entries[n] = append(entries[n], nil)
+				continue
+			}
+			e := c.entry()
+			entries[n], w.Entries = append(entries[n], e), append(w.Entries, e)
+		}
+	}
+	turns := make([]int, len(cs))
+	rounds, kind := 0, firstTurn
+	for round := 0; kind != noTurn; round++ {
 		for i := range cs {
 			if round%2 == 1 {
 				i = len(cs) - 1 - i
 			}
-			e := w.Entries[i]
-			if e.Absent != "" {
+			if entries[0][i].Absent != "" || kind == countedTurn && round > turns[i] {
 				continue
 			}
-			err := b.turn(ctx, cs[i], e, round == 0, round > rounds)
-			if err == nil {
-				continue
+			took, err := b.turn(ctx, cs[i], entries, i, kind)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", cs[i].name, err)
 			}
-			err = fmt.Errorf("%s: %w", cs[i].name, err)
-			if e.Kind != report.Peer || ctx.Err() != nil {
-				return nil, err
+			if kind == firstTurn && entries[0][i].Absent == "" {
+				turns[i] = b.turns(most, took)
+				rounds = max(rounds, turns[i])
 			}
-			e.Absent, e.Samples = "failed: "+lastLine(err), nil
-			fmt.Println("  failed:", err)
+		}
+		switch {
+		case kind == callsTurn:
+			kind = noTurn
+		case round >= rounds:
+			kind = callsTurn
+		default:
+			kind = countedTurn
 		}
 	}
-	b.report.add(&w)
-	return w.Entries, b.report.end(b.out, b.record)
+	if load, err = loadAverage(); err != nil {
+		return nil, err
+	}
+	for _, w := range works {
+		w.When.LoadEnd = load
+		b.report.add(w)
+	}
+	fmt.Printf("    in %.0f s\n", time.Since(start).Seconds())
+	return entries, b.report.keep(false)
+}
+
+// nth is the contender in the nth work, nil where it takes no part.
+func (c *contender) nth(n int) *contender {
+	for ; n > 0 && c != nil; n-- {
+		c = c.then
+	}
+	return c
+}
+
+// measuredBefore returns the entries that an earlier run has left of all works, or nil.
+func (b *bench) measuredBefore(works []*report.Work, cs []contender) [][]*report.Entry {
+	var before []*report.Work
+	var entries [][]*report.Entry
+	for n, w := range works {
+		e := b.report.earlier(w.Name)
+		if e == nil {
+			return nil
+		}
+		left := e.Entries
+		var row []*report.Entry
+		for i := range cs {
+			c := cs[i].nth(n)
+			switch {
+			case c == nil:
+				row = append(row, nil)
+				continue
+			case len(left) == 0 || left[0].Name != c.name:
+				return nil
+			}
+			row, left = append(row, left[0]), left[1:]
+		}
+		before, entries = append(before, e), append(entries, row)
+	}
+	for _, w := range before {
+		fmt.Printf("  %s: measured before\n", w.Name)
+		b.report.add(w)
+	}
+	return entries
 }
 
 func lastLine(err error) string {
@@ -212,52 +323,98 @@ func lastLine(err error) string {
 	return last[max(0, len(last)-most):]
 }
 
-// turn is one turn of a contender: the first, one that counts, or one that counts calls.
-func (b *bench) turn(ctx context.Context, c contender, e *report.Entry, first, calls bool) (err error) {
-	if calls && c.disk {
-		return nil // too long to run under a tracer for this
+// turnKind says what a turn is for.
+type turnKind int
+
+const (
+	firstTurn   turnKind = iota // warms up, is verified, and says how long a turn takes
+	countedTurn                 // is measured
+	callsTurn                   // has its system calls counted
+	noTurn
+)
+
+// turn is one turn of contender i in all works. It returns how long that took, without
+// verification. A peer that fails is from there on absent.
+func (b *bench) turn(ctx context.Context, c contender, entries [][]*report.Entry, i int, kind turnKind) (time.Duration, error) {
+	if kind == callsTurn && c.disk {
+		return 0, nil
 	}
+	start := time.Now()
+	var verifying time.Duration
+	var err error
+	at := 0
 	if c.prepare != nil {
-		if err := c.prepare(ctx); err != nil {
-			return fmt.Errorf("prepare: %w", err)
+		if err = c.prepare(ctx); err != nil {
+			err = fmt.Errorf("prepare: %w", err)
 		}
 	}
-	var s report.Sample
-	switch {
-	case calls:
-		if e.Calls, err = b.countCalls(ctx, c.commands(), c.aside); err != nil {
-			return err
+	for ; err == nil && at < len(entries); at++ {
+		part := c.nth(at)
+		if part == nil || entries[at][i].Absent != "" {
+			break
 		}
-	default:
-		var before int64
-		if c.disk {
-			if before, err = b.disk.used(); err != nil {
-				return err
+		if err = b.do(ctx, part, entries[at][i], kind); err != nil {
+			break
+		}
+		if kind == firstTurn && part.verify != nil {
+			from := time.Now()
+			if err = part.verify(ctx); err != nil {
+				err = fmt.Errorf("verify: %w", err)
+				break
 			}
-		}
-		if s, err = b.measured(ctx, c.commands(), c.aside); err != nil {
-			return err
-		}
-		if c.disk {
-			after, err := b.disk.used()
-			if err != nil {
-				return err
-			}
-			s.Disk = after - before
+			verifying += time.Since(from)
 		}
 	}
-	if first && c.verify != nil {
-		if err := c.verify(ctx); err != nil {
-			return fmt.Errorf("verify: %w", err)
+	if err == nil && c.check != nil {
+		if err = c.check(ctx); err != nil {
+			at, err = 0, fmt.Errorf("check: %w", err)
 		}
 	}
-	if c.check != nil {
-		if err := c.check(ctx); err != nil {
-			return fmt.Errorf("check: %w", err)
+	if err == nil {
+		return time.Since(start) - verifying, nil
+	}
+	if entries[0][i].Kind != report.Peer || ctx.Err() != nil {
+		return 0, err
+	}
+	fmt.Printf("  failed: %s: %v\n", c.name, err)
+	for _, row := range entries[at:] {
+		if e := row[i]; e != nil && e.Absent == "" {
+			e.Absent, e.Samples, e.Calls = "failed: "+lastLine(err), nil, 0
 		}
 	}
-	if !first && !calls {
+	return time.Since(start) - verifying, nil
+}
+
+// do does a contender's work, and adds what it cost to its entry.
+func (b *bench) do(ctx context.Context, c *contender, e *report.Entry, kind turnKind) error {
+	// Turns that fill the disk are long ones: their calls are counted in the first turn, if
+	// that costs next to nothing.
+	if kind == callsTurn || kind == firstTurn && c.disk && b.perf {
+		calls, err := b.countCalls(ctx, c.commands(), c.aside)
+		e.Calls = calls
+		return err
+	}
+	s, err := b.sample(ctx, c)
+	if err == nil && kind == countedTurn {
 		e.Samples = append(e.Samples, s)
 	}
-	return nil
+	return err
+}
+
+// sample measures a contender's work, and what it fills the disk by where that is wanted.
+func (b *bench) sample(ctx context.Context, c *contender) (report.Sample, error) {
+	if !c.disk {
+		return b.measured(ctx, c.commands(), c.aside)
+	}
+	before, err := b.disk.used()
+	if err != nil {
+		return report.Sample{}, err
+	}
+	s, err := b.measured(ctx, c.commands(), c.aside)
+	if err != nil {
+		return s, err
+	}
+	after, err := b.disk.used()
+	s.Disk = after - before
+	return s, err
 }

@@ -12,8 +12,10 @@
 // on the PATH are preferred.
 //
 // Results go to results.json, the page results.html and, with -record, to what is kept in
-// this repository: bench/results.json, docs/peers.md and docs/peers.html. A new line is a
-// file with a function and a row in [lines].
+// this repository: bench/results.json, docs/performance.md and docs/performance.html. Each
+// work is kept as soon as it is complete, in the place of what earlier runs have left of it;
+// -resume goes on where an interrupted run has ended. A new line is a file with a function
+// and a row in [lines].
 package main
 
 import (
@@ -27,6 +29,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,11 +82,13 @@ func main() {
 func work() (err error) {
 	o := options{}
 	var with, only string
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each contender's turn comes")
+	flag.IntVar(&o.rounds, "rounds", 0, "how often each contender's turn comes at most (default: as often as the work asks for)")
+	flag.DurationVar(&o.per, "per", 4*time.Second, "how long a contender's counted turns of a work may take together; at least two are counted")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where the file system to measure on is made")
 	flag.Int64Var(&o.gib, "gib", 12, "its size in GiB")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for results.json")
-	flag.BoolVar(&o.record, "record", false, "renew what the repository keeps: bench/results.json and docs/peers.*")
+	flag.BoolVar(&o.record, "record", false, "renew what the repository keeps: bench/results.json and docs/performance.*")
+	flag.BoolVar(&o.resume, "resume", false, "leave out what an earlier run has measured of the same commit")
 	flag.StringVar(&o.layerfs, "layerfs", "", "program to measure (default: built from this module)")
 	flag.StringVar(&o.form, "form", "", "load only images of this form: docker-archive, oci-gzip or oci-zstd")
 	flag.StringVar(&only, "only", "", "do only pieces of work whose names match this regular expression")
@@ -97,8 +102,8 @@ func work() (err error) {
 		}
 	}
 	flag.Parse()
-	if o.rounds < 1 {
-		return errors.New("-rounds: at least 1")
+	if o.rounds < 0 || o.per < 0 {
+		return errors.New("-rounds and -per: not below 0")
 	}
 	if o.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("-only: %w", err)

@@ -16,7 +16,7 @@ func mountLine(ctx context.Context, b *bench) error {
 	if err := b.upAll(ctx); err != nil {
 		return err
 	}
-	rounds := max(20, b.rounds)
+	const rounds = 20
 	depths := []int{1, 10, 100, 400}
 	var mounted, unmounted []*report.Entry
 	for _, n := range depths {
@@ -58,8 +58,12 @@ const (
 
 // loadAll loads an archive into every engine that runs and returns why some have not.
 func (b *bench) loadAll(ctx context.Context, a archive) map[string]string {
+	return loadInto(ctx, b.engines, a)
+}
+
+func loadInto(ctx context.Context, engines []engine, a archive) map[string]string {
 	lacks := map[string]string{}
-	for _, e := range b.engines {
+	for _, e := range engines {
 		name := e.about().name
 		if lacks[name] = e.about().absent; lacks[name] != "" {
 			continue

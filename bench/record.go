@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -15,49 +16,83 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recorder collects what a line measures and prints it.
+// recorder collects what a line measures, prints it and keeps it.
 type recorder struct {
-	line *report.Line
+	commit string
+	places []report.Files // where what is measured is merged into
+	before *report.Report // what an earlier run has left, to go on with; nil to measure everything
+	line   *report.Line
 }
 
-func (r *recorder) begin(ctx context.Context, l line) error {
-	m, err := describeMachine(ctx)
+func newRecorder(ctx context.Context, o options) (recorder, error) {
+	r := recorder{commit: commit(ctx)}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return r, err
+	}
+	r.places = []report.Files{{Results: filepath.Join(o.out, "results.json"), HTML: filepath.Join(o.out, "results.html")}}
+	if o.record {
+		r.places = append(r.places, report.Kept("."))
+	}
+	if !o.resume {
+		return r, nil
+	}
+	var err error
+	r.before, err = readOrEmpty(r.places[len(r.places)-1].Results)
+	return r, err
+}
+
+func (r *recorder) begin(l line) error {
+	m, err := describeMachine()
+	if err != nil {
+		return err
+	}
+	load, err := loadAverage()
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s, %d × %s, %d GiB, Linux %s, %s, load %.1f, commit %s\n",
-		m.Date, m.CPUs, m.CPU, m.Memory>>30, m.Kernel, m.Go, m.LoadStart, m.Commit)
+		now(), m.CPUs, m.CPU, m.Memory>>30, m.Kernel, m.Go, load, r.commit)
 	r.line = &report.Line{Name: l.name, Title: l.title, Machine: m}
 	return nil
 }
 
-// end writes the line to results.json in dir, in the place of what an earlier run has
-// left of the same line, and renews the page; also in the repository when record is set.
-func (r *recorder) end(dir string, record bool) error {
-	var err error
-	if r.line.Machine.LoadEnd, err = loadAverage(); err != nil {
-		return err
+func now() string { return time.Now().UTC().Format(time.RFC3339) }
+
+// earlier returns a work that an earlier run has measured of the same commit on the same
+// machine, or nil.
+func (r *recorder) earlier(name string) *report.Work {
+	if r.before == nil || r.commit == "" {
+		return nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	w := r.before.Work(r.line.Name, name)
+	if w == nil || w.When.Commit != r.commit || r.before.Line(r.line.Name).Machine != r.line.Machine {
+		return nil
 	}
-	err = keep(r.line, report.Files{Results: filepath.Join(dir, "results.json"), HTML: filepath.Join(dir, "results.html")})
-	if err == nil && record {
-		err = keep(r.line, report.Kept("."))
-	}
-	return err
+	return w
 }
 
-func keep(l *report.Line, f report.Files) error {
-	all := &report.Report{}
-	if _, err := os.Stat(f.Results); err == nil {
-		if all, err = report.ReadFile(f.Results); err != nil {
+// keep merges the line into what earlier runs have left, and renews the pages made of it.
+// A whole line leaves nothing of an earlier one.
+func (r *recorder) keep(whole bool) error {
+	for _, f := range r.places {
+		all, err := readOrEmpty(f.Results)
+		if err != nil {
+			return err
+		}
+		all.Put(r.line, whole)
+		all.Order(lineNames())
+		if err := f.Write(all); err != nil {
 			return err
 		}
 	}
-	all.Put(l)
-	all.Order(lineNames())
-	return f.Write(all)
+	return nil
+}
+
+func readOrEmpty(name string) (*report.Report, error) {
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return &report.Report{}, nil
+	}
+	return report.ReadFile(name)
 }
 
 func (r *recorder) add(w *report.Work) {
@@ -108,8 +143,8 @@ func loadAverage() (float64, error) {
 	return float64(int64(float64(si.Loads[0])/(1<<16)*100)) / 100, nil
 }
 
-func describeMachine(ctx context.Context) (report.Machine, error) {
-	m := report.Machine{Date: time.Now().UTC().Format(time.RFC3339), CPUs: runtime.NumCPU(), Go: runtime.Version()}
+func describeMachine() (report.Machine, error) {
+	m := report.Machine{CPUs: runtime.NumCPU(), Go: runtime.Version()}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return m, err
@@ -120,10 +155,6 @@ func describeMachine(ctx context.Context) (report.Machine, error) {
 		return m, err
 	}
 	m.Memory = int64(si.Totalram) * int64(si.Unit)
-	var err error
-	if m.LoadStart, err = loadAverage(); err != nil {
-		return m, err
-	}
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return m, err
@@ -134,9 +165,23 @@ func describeMachine(ctx context.Context) (report.Machine, error) {
 			break
 		}
 	}
-	out, err := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty").Output()
-	if err == nil {
-		m.Commit = strings.TrimSpace(string(out))
-	}
 	return m, nil
+}
+
+// commit names what is measured: the commit of the work tree, and whether more than the
+// results of earlier runs differs from it. It is empty where there is no repository.
+func commit(ctx context.Context) string {
+	kept := report.Kept(".")
+	args := []string{"status", "--porcelain", "--untracked-files=no", "--", "."}
+	for _, name := range []string{kept.Results, kept.HTML, kept.Markdown} {
+		args = append(args, ":(exclude)"+name)
+	}
+	id, err := output(ctx, "git", "rev-parse", "--short", "HEAD")
+	if err != nil {
+		return ""
+	}
+	if changed, err := output(ctx, append([]string{"git"}, args...)...); err != nil || changed != "" {
+		id += "-dirty"
+	}
+	return id
 }

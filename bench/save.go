@@ -18,7 +18,7 @@ func saveLine(ctx context.Context, b *bench) error {
 			return err
 		}
 		lacks := b.loadAll(ctx, a)
-		for _, format := range []string{dockerArchive, gzipFormat} {
+		for _, format := range []string{dockerFormat, gzipFormat, zstdFormat} {
 			if name := image + ", " + format; b.wanted(name) && (b.form == "" || b.form == format) {
 				if err := b.saveWork(ctx, name, a, format, lacks); err != nil {
 					return err
@@ -52,16 +52,17 @@ func (b *bench) saveWork(ctx context.Context, name string, a archive, format str
 	}
 	limit := contender{name: "cp of such an archive", kind: report.Limit, check: gone,
 		args: func() []string { return []string{"cp", "--reflink=never", a.file, file} }}
-	if format == gzipFormat {
-		limit = contender{name: "gzip of such an archive", kind: report.Other, check: gone,
-			args: func() []string { return []string{"sh", "-c", "gzip <" + a.file + " >" + file} }}
+	if format != dockerFormat {
+		program := map[string]string{gzipFormat: "gzip", zstdFormat: "zstd -3"}[format]
+		limit = contender{name: program + " of such an archive", kind: report.Other, check: gone,
+			args: func() []string { return []string{"sh", "-c", program + " <" + a.file + " >" + file} }}
 	}
-	_, err := b.compete(ctx, report.Work{Name: name, Judge: report.CPU, About: saveAbout}, b.rounds, append(cs, limit)...)
+	_, err := b.compete(ctx, report.Work{Name: name, Judge: report.CPU, About: saveAbout}, 10, append(cs, limit)...)
 	return err
 }
 
 const saveAbout = "Writing a loaded image to a file. Docker, podman and ctr write a docker archive with the tars of the layers; " +
-	"OCI with gzip is compressed on the way. layerfs flushes the archive before it ends. The archives are compared by the digests of their layers."
+	"OCI with gzip and zstd is compressed on the way, which is also what a push of such an image costs. layerfs flushes the archive before it ends. The archives are compared by the digests of their layers."
 
 // removeLine removes an image that shares nothing with another and frees its space.
 func removeLine(ctx context.Context, b *bench) error {
@@ -88,7 +89,7 @@ func removeLine(ctx context.Context, b *bench) error {
 			return err
 		},
 		args: func() []string { return []string{"rm", "-rf", plain} }})
-	_, err = b.compete(ctx, report.Work{Name: "remove minbase", Judge: report.Wall, About: removeAbout}, b.rounds, cs...)
+	_, err = b.compete(ctx, report.Work{Name: "remove minbase", Judge: report.Wall, About: removeAbout}, 10, cs...)
 	return err
 }
 

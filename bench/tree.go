@@ -55,7 +55,7 @@ func treeLine(ctx context.Context, b *bench) error {
 			if x.cold {
 				judge = report.Wall
 			}
-			if _, err := b.compete(ctx, report.Work{Name: name, Judge: judge, About: treeAbout}, b.rounds, cs...); err != nil {
+			if _, err := b.compete(ctx, report.Work{Name: name, Judge: judge, About: treeAbout}, 10, cs...); err != nil {
 				return err
 			}
 		}

@@ -16,8 +16,8 @@ type Files struct {
 func Kept(root string) Files {
 	return Files{
 		Results:  filepath.Join(root, "bench", "results.json"),
-		HTML:     filepath.Join(root, "docs", "peers.html"),
-		Markdown: filepath.Join(root, "docs", "peers.md"),
+		HTML:     filepath.Join(root, "docs", "performance.html"),
+		Markdown: filepath.Join(root, "docs", "performance.md"),
 	}
 }
 

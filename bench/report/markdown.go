@@ -10,21 +10,18 @@ import (
 // Markdown is the report as a document of the repository.
 func (r *Report) Markdown() ([]byte, error) {
 	var out bytes.Buffer
-	fmt.Fprintf(&out, "# layerfs beside its peers\n\n<!-- Generated from bench/results.json: make bench-docs. -->\n\n%s\n\n", intro)
-	out.WriteString("`make bench-peers` measures, and shows [the same with charts](peers.html). ")
-	out.WriteString("In the table, *peer* is the cost of the best peer in that of layerfs (below 1 the peer is ahead), *limit* the cost of layerfs in that of the limit.\n\n")
-	out.WriteString("| work | by | layerfs | best peer | peer | limit |\n|---|---|---:|---|---:|---:|\n")
-	for _, w := range r.compared() {
-		v := w.Verdict()
-		best := "none"
-		if v.Best != nil {
-			best = v.Best.Name + ", " + Seconds(v.Best.Median(w.Judge.Of))
+	fmt.Fprintf(&out, "# Performance\n\n<!-- Generated from bench/results.json and bench/report/notes: make bench-docs. -->\n\n")
+	fmt.Fprintf(&out, "layerfs beside its peers and beside the limits of the machine. `make bench-peers` measures, and shows [the same with charts](performance.html).\n\n%s\n\n%s\n\n## Overview\n\n%s\n\n", r.standing(), intro, overviewIntro)
+	out.WriteString("| work | wall | best peer | peer | limit | CPU | best peer | peer | limit |\n|---|---:|---|---:|---:|---:|---|---:|---:|\n")
+	for _, row := range r.overview() {
+		fmt.Fprintf(&out, "| %s", row.Label)
+		for _, c := range row.By {
+			if c.Behind {
+				c.Peer = "**" + c.Peer + "**"
+			}
+			fmt.Fprintf(&out, " | %s | %s | %s | %s", c.Layerfs, c.Best, c.Peer, c.Limit)
 		}
-		peer := times(v.ToPeer)
-		if v.Behind() {
-			peer = "**" + peer + "**"
-		}
-		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s | %s |\n", w.label, w.Judge, Seconds(v.Layerfs.Median(w.Judge.Of)), best, peer, times(v.ToLimit))
+		out.WriteString(" |\n")
 	}
 	for _, l := range r.Lines {
 		l.markdown(&out)
@@ -35,15 +32,16 @@ func (r *Report) Markdown() ([]byte, error) {
 func (l *Line) markdown(out io.Writer) {
 	fmt.Fprintf(out, "\n## %s: %s\n\n", l.Name, l.Title)
 	m := l.Machine
-	fmt.Fprintf(out, "Measured %s on %d × %s, Linux %s, %s; commit %s; load of the machine %g to %g.\n", m.Date, m.CPUs, m.CPU, m.Kernel, m.Go, m.Commit, m.LoadStart, m.LoadEnd)
-	for _, p := range l.Notes() {
-		fmt.Fprintf(out, "\n%s\n", p)
+	fmt.Fprintf(out, "Measured on %d × %s, %d GiB, Linux %s, %s.\n", m.CPUs, m.CPU, m.Memory>>30, m.Kernel, m.Go)
+	for _, n := range l.Notes() {
+		fmt.Fprintf(out, "\n%s\n", n.Text)
 	}
 	for _, w := range l.Works {
 		fmt.Fprintf(out, "\n### %s\n\n", w.Name)
 		if w.About != "" {
 			fmt.Fprintf(out, "%s\n\n", w.About)
 		}
+		fmt.Fprintf(out, "%s\n\n", w.When)
 		fmt.Fprintf(out, "| %s |\n|---%s|\n", strings.Join(Columns(), " | "), strings.Repeat("|---:", len(Columns())-1))
 		for _, e := range w.Entries {
 			row := w.Row(e)

@@ -2,49 +2,65 @@ package report
 
 import (
 	"bytes"
-	"embed"
+	_ "embed"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"strings"
 )
 
 //go:embed page.html
 var pageText string
 
-// Notes explain a line: what bounds layerfs where it is far from the limit or behind a
-// peer. notes/NAME.txt has paragraphs of plain text, one a line.
-//
-//go:embed notes
-var notes embed.FS
-
-// Notes returns the paragraphs that explain a line.
-func (l *Line) Notes() []string {
-	data, err := fs.ReadFile(notes, "notes/"+l.Name+".txt")
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for p := range strings.Lines(string(data)) {
-		if p = strings.TrimSpace(p); p != "" {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 // intro says how to read what follows; the page and the Markdown file share it.
 const intro = "Every contender does the same work as whole processes, in turns with the others, A B A B, after a turn that " +
 	"does not count and in which results are compared (trees entry by entry, archives by the digests of their layers). " +
 	"Stores and the daemons of peers lie on a journaled ext4 made for the run. Times are medians; the spread is from the first " +
-	"to the third quartile, of fewer than eight rounds from the least to the greatest. Ratios are medians of the ratios within " +
-	"a round, so that what else the machine did hits both alike. CPU includes daemons; peak memory is that of the largest " +
-	"process and of all that stay, and at least what the measuring program itself has, 11 MB; written is what reached the device " +
-	"until the flush after the turn was done, disk what the file system is fuller by, calls the system calls of one further turn."
+	"to the third quartile, of fewer than eight turns from the least to the greatest; contenders whose turns take long have fewer of them. " +
+	"Ratios are medians of the ratios within a round, so that what else the machine did hits both alike. CPU includes daemons; " +
+	"peak memory is that of the largest process and of all that stay, and at least what the measuring program itself has, 11 MB; " +
+	"written is what reached the device until the flush after the turn was done, disk what the file system is fuller by, calls the " +
+	"system calls of one turn that does not count."
+
+// overviewIntro explains the first table.
+const overviewIntro = "For each work, by wall time and by CPU: what layerfs needs, the cost of the best peer in that of layerfs " +
+	"(above 1 layerfs is ahead), and the cost of layerfs in that of the limit, which is what the machine needs for the part that nobody " +
+	"can leave out."
+
+// standing is a sentence on where layerfs is behind.
+func (r *Report) standing() string {
+	works, ahead := 0, 0
+	var behind []string
+	for _, w := range r.compared() {
+		wall, cpu := w.Verdict(Wall), w.Verdict(CPU)
+		if wall.Best == nil {
+			continue
+		}
+		works++
+		var by []string
+		for _, v := range []Verdict{wall, cpu} {
+			if v.Behind() {
+				by = append(by, fmt.Sprintf("%s by %s (%s)", v.Best.Name, v.By, digits(v.ToPeer)))
+			}
+		}
+		if len(by) == 0 {
+			ahead++
+			continue
+		}
+		behind = append(behind, w.label+": "+strings.Join(by, " and "))
+	}
+	s := fmt.Sprintf("layerfs needs less than every peer, by wall time and by CPU, in %d of %d works.", ahead, works)
+	if len(behind) > 0 {
+		s += " A peer needs less in " + strings.Join(behind, "; ") + ". The sections of these say what bounds layerfs there."
+	}
+	return s
+}
 
 type page struct {
 	Report   *Report
 	Intro    string
+	Standing string
+	About    string // of the overview
+	Rows     []overviewRow
 	Columns  []string
 	Overview template.HTML
 	Lines    []pageLine
@@ -69,11 +85,11 @@ type pageRow struct {
 
 // HTML is a page that needs nothing else: charts are SVG inside it, and it has no scripts.
 func (r *Report) HTML() ([]byte, error) {
-	t, err := template.New("page").Funcs(template.FuncMap{"digits": digits, "amount": amount}).Parse(pageText)
+	t, err := template.New("page").Funcs(template.FuncMap{"digits": digits, "amount": amount, "inline": inline}).Parse(pageText)
 	if err != nil {
 		return nil, err
 	}
-	p := page{Report: r, Intro: intro, Columns: Columns(), Overview: r.overviewChart()}
+	p := page{Report: r, Intro: intro, Standing: r.standing(), About: overviewIntro, Rows: r.overview(), Columns: Columns(), Overview: r.overviewChart()}
 	for _, l := range r.Lines {
 		pl := pageLine{Line: l}
 		for _, w := range l.Works {
@@ -107,6 +123,7 @@ func amount(f Figure) string {
 // comparison is a work with the name that it has among those of all lines.
 type comparison struct {
 	*Work
+	line  string
 	label string
 }
 
@@ -115,10 +132,38 @@ func (r *Report) compared() []comparison {
 	var out []comparison
 	for _, l := range r.Lines {
 		for _, w := range l.Works {
-			if v := w.Verdict(); v.Layerfs != nil && (v.Best != nil || v.Limit != nil) {
-				out = append(out, comparison{w, l.Name + ": " + w.Name})
+			if v := w.Verdict(Wall); v.Layerfs != nil && (v.Best != nil || v.Limit != nil) {
+				out = append(out, comparison{w, l.Name, l.Name + ": " + w.Name})
 			}
 		}
+	}
+	return out
+}
+
+// overviewRow is how layerfs stands in one work.
+type overviewRow struct {
+	Line, Label string
+	By          [2]overviewCell // wall and CPU
+}
+
+type overviewCell struct {
+	Layerfs, Best, Peer, Limit string
+	Behind                     bool
+}
+
+func (r *Report) overview() []overviewRow {
+	var out []overviewRow
+	for _, w := range r.compared() {
+		row := overviewRow{Line: w.line, Label: w.label}
+		for i, m := range []Measure{Wall, CPU} {
+			v := w.Verdict(m)
+			c := overviewCell{Layerfs: Seconds(v.Layerfs.Median(m.Of)), Peer: times(v.ToPeer), Limit: times(v.ToLimit), Behind: v.Behind()}
+			if v.Best != nil {
+				c.Best = v.Best.Name
+			}
+			row.By[i] = c
+		}
+		out = append(out, row)
 	}
 	return out
 }

@@ -15,8 +15,8 @@ import (
 	"slices"
 )
 
-// Report is the content of results.json. Each line has the machine and time of its own,
-// since lines are measured in runs of their own and merged.
+// Report is the content of results.json. Each line has the machine of its own and each work
+// its time, since they are measured in runs of their own and merged.
 type Report struct {
 	Lines []*Line `json:"lines"`
 }
@@ -31,17 +31,27 @@ type Line struct {
 	Figures []Figure `json:"figures,omitempty"`
 }
 
-// Machine says where and on what a line was measured.
+// Machine says on what a line was measured. Works that were measured on different
+// machines are not kept side by side.
 type Machine struct {
-	Date      string  `json:"date"` // RFC 3339, of the line's start
+	Kernel string `json:"kernel"`
+	CPU    string `json:"cpu"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory_bytes"`
+	Go     string `json:"go"`
+}
+
+// When says of what and in what circumstances a work was measured.
+type When struct {
+	Date      string  `json:"date"` // RFC 3339, of the work's start
 	Commit    string  `json:"commit"`
-	Kernel    string  `json:"kernel"`
-	CPU       string  `json:"cpu"`
-	CPUs      int     `json:"cpus"`
-	Memory    int64   `json:"memory_bytes"`
 	LoadStart float64 `json:"load_average_at_start"` // what else the machine did
 	LoadEnd   float64 `json:"load_average_at_end"`
-	Go        string  `json:"go"`
+}
+
+// String is a sentence for people.
+func (w When) String() string {
+	return fmt.Sprintf("Measured %s of commit %s; load of the machine %g to %g.", w.Date, w.Commit, w.LoadStart, w.LoadEnd)
 }
 
 // Work is one piece of work that all its contenders did in turns, with equal results.
@@ -49,6 +59,7 @@ type Work struct {
 	Name string `json:"name"`
 	// About says what each contender does where that is not obvious.
 	About   string   `json:"about,omitempty"`
+	When    When     `json:"when"`
 	Judge   Measure  `json:"judge"`
 	Entries []*Entry `json:"entries"`
 }
@@ -200,14 +211,59 @@ func (r *Report) JSON() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// Put adds a line in the place of one with its name, or at the end.
-func (r *Report) Put(l *Line) {
+// Put adds a line, in the place of one with its name. A line that is not whole keeps what
+// the earlier one has of works, ratios and figures that it has not, if it was measured on
+// the same machine.
+func (r *Report) Put(l *Line, whole bool) {
 	i := slices.IndexFunc(r.Lines, func(x *Line) bool { return x.Name == l.Name })
-	if i < 0 {
+	switch {
+	case i < 0:
 		r.Lines = append(r.Lines, l)
-		return
+	case whole || r.Lines[i].Machine != l.Machine:
+		r.Lines[i] = l
+	default:
+		old, merged := r.Lines[i], *l
+		merged.Works = merge(old.Works, l.Works, func(w *Work) string { return w.Name })
+		merged.Ratios = merge(old.Ratios, l.Ratios, func(x Ratio) string { return x.Name })
+		merged.Figures = merge(old.Figures, l.Figures, func(f Figure) string { return f.Name })
+		r.Lines[i] = &merged
 	}
-	r.Lines[i] = l
+}
+
+// merge returns old with what is newer in its place, and what is new at the end.
+func merge[T any](old, newer []T, name func(T) string) []T {
+	out := slices.Clone(old)
+	for _, x := range newer {
+		i := slices.IndexFunc(out, func(o T) bool { return name(o) == name(x) })
+		if i < 0 {
+			out = append(out, x)
+			continue
+		}
+		out[i] = x
+	}
+	return out
+}
+
+// Line returns the line of that name, nil where there is none.
+func (r *Report) Line(name string) *Line {
+	i := slices.IndexFunc(r.Lines, func(l *Line) bool { return l.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return r.Lines[i]
+}
+
+// Work returns a work of a line, nil where there is none.
+func (r *Report) Work(line, work string) *Work {
+	l := r.Line(line)
+	if l == nil {
+		return nil
+	}
+	i := slices.IndexFunc(l.Works, func(w *Work) bool { return w.Name == work })
+	if i < 0 {
+		return nil
+	}
+	return l.Works[i]
 }
 
 // Order sorts lines as names has them; lines that it does not name are left out.

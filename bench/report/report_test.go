@@ -20,7 +20,7 @@ func sample() *report.Report {
 		}
 		return s
 	}
-	work := &report.Work{Name: "load, small", Judge: report.Wall, About: "Loading <it>.", Entries: []*report.Entry{
+	work := &report.Work{Name: "load, small", When: report.When{Date: "2026-11-22T21:00:00Z", Commit: "abc"}, Judge: report.Wall, About: "Loading <it>.", Entries: []*report.Entry{
 		{Name: "layerfs", Kind: report.Layerfs, Samples: of(2, 4, 3), Calls: 77},
 		{Name: "slow", Kind: report.Peer, Version: "1.0", Samples: of(20, 40, 30)},
 		{Name: "quick", Kind: report.Peer, Samples: of(1, 2, 1.5)},
@@ -29,7 +29,7 @@ func sample() *report.Report {
 	}}
 	work.Entries[1].Samples[0].Disk = 1 << 20
 	return &report.Report{Lines: []*report.Line{{
-		Name: "load", Title: "load an image", Machine: report.Machine{Date: "2026-11-22T21:00:00Z", Commit: "abc", CPUs: 2},
+		Name: "load", Title: "load an image", Machine: report.Machine{CPUs: 2},
 		Works:   []*report.Work{work},
 		Ratios:  []report.Ratio{{Name: "load / floor", Value: 1.5, Low: 1, High: 2, Target: 1.25}},
 		Figures: []report.Figure{{Name: "disk", Value: 5e6, Unit: "bytes"}},
@@ -58,22 +58,46 @@ func TestJSON(t *testing.T) {
 }
 
 func TestPut(t *testing.T) {
-	r := sample()
-	r.Put(&report.Line{Name: "start"})
-	r.Put(&report.Line{Name: "load", Title: "newer"})
-	r.Put(&report.Line{Name: "dropped"})
-	r.Order([]string{"start", "load"})
-	var got []string
-	for _, l := range r.Lines {
-		got = append(got, l.Name+" "+l.Title)
+	works := func(r *report.Report) (names []string) {
+		for _, l := range r.Lines {
+			for _, w := range l.Works {
+				names = append(names, l.Name+" "+w.Name+" "+w.About)
+			}
+		}
+		return names
 	}
-	if want := []string{"start ", "load newer"}; !reflect.DeepEqual(got, want) {
-		t.Errorf("lines %q, want %q", got, want)
+	line := func(name string, works ...string) *report.Line {
+		l := &report.Line{Name: name}
+		for _, w := range works {
+			l.Works = append(l.Works, &report.Work{Name: w, About: name})
+		}
+		return l
+	}
+	for _, c := range []struct {
+		what  string
+		put   *report.Line
+		whole bool
+		want  []string
+	}{
+		{"a part", &report.Line{Name: "b", Works: []*report.Work{{Name: "3", About: "new"}, {Name: "2", About: "new"}}}, false, []string{"a 1 a", "b 1 b", "b 2 new", "b 3 new"}},
+		{"a whole line", &report.Line{Name: "b", Works: []*report.Work{{Name: "2", About: "new"}}}, true, []string{"a 1 a", "b 2 new"}},
+		{"another machine", &report.Line{Name: "b", Machine: report.Machine{CPUs: 1}, Works: []*report.Work{{Name: "2", About: "new"}}}, false, []string{"a 1 a", "b 2 new"}},
+		{"a line that is not known", line("dropped", "1"), true, []string{"a 1 a", "b 1 b", "b 2 b"}},
+	} {
+		r := &report.Report{Lines: []*report.Line{line("b", "1", "2"), line("a", "1")}}
+		r.Put(c.put, c.whole)
+		r.Order([]string{"a", "b"})
+		if got := works(r); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: works %q, want %q", c.what, got, c.want)
+		}
+		if w := r.Work("b", "2"); w == nil || r.Work("b", "4") != nil || r.Work("c", "2") != nil {
+			t.Errorf("%s: work 2 of b is %v", c.what, w)
+		}
 	}
 }
 
 func TestVerdict(t *testing.T) {
-	v := sample().Lines[0].Works[0].Verdict()
+	v := sample().Lines[0].Works[0].Verdict(report.Wall)
 	if v.Best.Name != "quick" || v.ToPeer != 0.5 || v.ToLimit != 4 || !v.Behind() {
 		t.Errorf("verdict %+v", v)
 	}

@@ -8,7 +8,7 @@ import (
 
 // Columns are the headings of a work's table.
 func Columns() []string {
-	return []string{"", "wall", "spread", "CPU", "then flush", "in layerfs", "in limit", "peak MB", "written MB", "disk MB", "calls"}
+	return []string{"", "turns", "wall", "spread", "of layerfs", "of limit", "CPU", "of layerfs", "of limit", "then flush", "peak MB", "written MB", "disk MB", "calls"}
 }
 
 // Row is one entry as text, under the headings of [Columns].
@@ -23,9 +23,10 @@ func (w *Work) Row(e *Entry) []string {
 	walls := e.Values(Wall.Of)
 	low, high := Spread(walls)
 	row := []string{
-		name, Seconds(Median(walls)), Seconds(low) + " – " + Seconds(high), Seconds(e.Median(CPU.Of)),
+		name, strconv.Itoa(len(walls)),
+		Seconds(Median(walls)), Seconds(low) + " – " + Seconds(high), times(Against(e, w.First(Layerfs), Wall.Of)), times(Against(e, w.First(Limit), Wall.Of)),
+		Seconds(e.Median(CPU.Of)), times(Against(e, w.First(Layerfs), CPU.Of)), times(Against(e, w.First(Limit), CPU.Of)),
 		Seconds(e.Median(func(s Sample) float64 { return s.Flush })),
-		times(Against(e, w.First(Layerfs), w.Judge.Of)), times(Against(e, w.First(Limit), w.Judge.Of)),
 		mega(e.Median(func(s Sample) float64 { return float64(s.RSS) })),
 		mega(e.Median(func(s Sample) float64 { return float64(s.Written) })),
 		mega(e.Median(func(s Sample) float64 { return float64(s.Disk) })),

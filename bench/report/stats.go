@@ -84,28 +84,29 @@ func (w *Work) First(k Kind) *Entry {
 }
 
 // BestPeer returns the peer with the smallest median, or nil.
-func (w *Work) BestPeer() *Entry {
+func (w *Work) BestPeer(by Measure) *Entry {
 	var best *Entry
 	for _, e := range w.Entries {
-		if e.Kind == Peer && len(e.Samples) > 0 && (best == nil || e.Median(w.Judge.Of) < best.Median(w.Judge.Of)) {
+		if e.Kind == Peer && len(e.Samples) > 0 && (best == nil || e.Median(by.Of) < best.Median(by.Of)) {
 			best = e
 		}
 	}
 	return best
 }
 
-// Verdict is how layerfs stands in a work.
+// Verdict is how layerfs stands in a work by one measure.
 type Verdict struct {
+	By                   Measure
 	Layerfs, Best, Limit *Entry  // nil where there is none
 	ToPeer               float64 // the best peer's cost in that of layerfs: above 1 layerfs is ahead
 	ToLimit              float64 // the cost of layerfs in that of the limit
 }
 
 // Verdict compares layerfs with the best peer and the limit.
-func (w *Work) Verdict() Verdict {
-	v := Verdict{Layerfs: w.First(Layerfs), Best: w.BestPeer(), Limit: w.First(Limit)}
-	v.ToPeer = Against(v.Best, v.Layerfs, w.Judge.Of)
-	v.ToLimit = Against(v.Layerfs, v.Limit, w.Judge.Of)
+func (w *Work) Verdict(by Measure) Verdict {
+	v := Verdict{By: by, Layerfs: w.First(Layerfs), Best: w.BestPeer(by), Limit: w.First(Limit)}
+	v.ToPeer = Against(v.Best, v.Layerfs, by.Of)
+	v.ToLimit = Against(v.Layerfs, v.Limit, by.Of)
 	return v
 }
 
