@@ -59,6 +59,10 @@ test-rootless: setup ## run the tests as an unprivileged user (from root)
 test-race: setup ## run the short tests under the race detector
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=10 go test -json -race -short $(TEST_FLAGS) $(PKG) | $(REPORT) race
 
+.PHONY: test-vm
+test-vm: ## run the tests of limits on control groups of version 2, in a virtual machine (user-mode Linux)
+	tools/vm/run.sh | $(REPORT) vm
+
 .PHONY: test-tools
 test-tools: ## test the development tools of this repository
 	go -C tools test -json ./... | $(REPORT) tools
