@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,31 +19,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Mark collects what must be kept.
-type Mark struct {
-	blobs   map[digest.Digest]bool
-	layers  map[DiffID]bool
-	chains  map[ChainID]bool
-	objects map[tree.ObjectID]bool
-	records map[string]bool // by name
-}
-
-// Blob keeps a manifest, a config, or a layer as received.
-func (m *Mark) Blob(d digest.Digest) { m.blobs[d] = true }
-
-// Stack keeps layers, bottom first, and the trees made from them.
-func (m *Mark) Stack(layers []DiffID) {
-	for _, d := range layers {
-		m.layers[d] = true
-	}
-	for _, c := range Chain(layers) {
-		m.chains[c] = true
-	}
-}
-
-// Roots visits everything that images and the like keep. It is called more than once.
-type Roots func(ctx context.Context, m *Mark) error
-
 // DefaultGrace is how long what was collected stays in quarantine, from where it is
 // brought back if somebody turns out to need it. A process that relies on something it
 // found says so in the store, so the grace is a second line of defence only.
@@ -50,7 +27,11 @@ const DefaultGrace = 0 * time.Second
 // CollectOptions says how to collect.
 type CollectOptions struct {
 	DryRun bool
-	Grace  time.Duration // what was quarantined less than this ago is not deleted yet
+	// Full looks at every object. Without it a collection relies on what the last one
+	// has noted, and takes a time that grows with what is garbage; where there is no such
+	// note, or a command was cut off since, it is full anyhow.
+	Full  bool
+	Grace time.Duration // what was quarantined less than this ago is not deleted yet
 	// Since restricts it to what was stored after that time, without what other commands
 	// left behind or quarantined: it takes back what a command stored that failed. Zero
 	// for everything.
@@ -69,6 +50,7 @@ type CollectReport struct {
 	Snapshots int      `json:"snapshots"` // sealed ones and leftovers
 	Ingests   int      `json:"ingests"`   // of processes that died
 	Deleted   disk.Sum `json:"deleted"`   // from quarantine, this time
+	Full      bool     `json:"full"`      // every object was looked at
 }
 
 // candidate is something that nothing reached when it was looked at.
@@ -100,55 +82,123 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 			return err
 		}
 	}
-	epoch, err := s.disk.Epoch(ctx)
+	c := &collector{s: s, roots: roots, o: o, r: r, there: map[DiffID]stamp{}}
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	m, err := c.mark(ctx)
 	if err != nil {
 		return err
 	}
-	m, err := s.mark(ctx, roots, nil)
-	if err != nil {
-		return err
-	}
-	found, err := s.candidates(ctx, m, o.Since, r)
+	found, err := c.candidates(ctx, m)
 	if err != nil {
 		return err
 	}
 	if !o.DryRun && len(found) > 0 {
 		o.Progress("sweep", len(found))
-		err := s.disk.Sweep(ctx, func(sw *disk.Sweep) error {
-			if sw.Epoch() != epoch {
-				if m, err = s.markAgain(ctx, roots, m, found); err != nil {
-					return err
-				}
-			}
-			return sweep(sw, found, m)
-		})
-		if err != nil {
+		if m, err = c.sweep(ctx, m, found); err != nil {
 			return err
 		}
 	}
-	for _, c := range found {
-		if !c.kept(m) {
-			c.sum.Count++
-			c.sum.Bytes += c.size
+	for _, f := range found {
+		if !f.kept(m) {
+			f.sum.Count++
+			f.sum.Bytes += f.size
 		}
 	}
 	if o.DryRun {
 		return nil
 	}
-	if !o.Since.IsZero() {
-		return s.expireSwept(ctx, o, found, m, r)
-	}
-	if r.Ingests, err = s.disk.CleanIngests(ctx); err != nil {
+	if err := c.expire(ctx, found, m); err != nil {
 		return err
 	}
-	before, err := s.expiry(ctx, o.Grace)
+	if err := s.recountIfUnsure(ctx); err != nil {
+		return err
+	}
+	c.remember(ctx, found, m)
+	return nil
+}
+
+// collector is one collection.
+type collector struct {
+	s     *Store
+	roots Roots
+	o     CollectOptions
+	r     *CollectReport
+
+	epoch   uint64
+	takings uint64           // of the store before, and those of this collection
+	there   map[DiffID]stamp // recipes
+	// known is what the last collection has noted, and this one has read.
+	known memo
+	// asked are the objects that are looked at, nil for all of the store.
+	asked map[tree.ObjectID]bool
+}
+
+// begin reads what tells a later step whether something has changed, and the memo.
+func (c *collector) begin(ctx context.Context) (err error) {
+	takings, sure, err := c.s.disk.Takings(ctx)
 	if err != nil {
 		return err
 	}
-	if r.Deleted, err = s.disk.Expire(ctx, before); err != nil {
+	if c.epoch, err = c.s.disk.Epoch(ctx); err != nil {
 		return err
 	}
-	return s.recountIfUnsure(ctx)
+	c.takings = takings
+	if sure && !c.o.Full {
+		c.known = c.s.readMemo(takings)
+	}
+	c.r.Full = c.known == nil
+	if c.known == nil {
+		c.known = memo{}
+	}
+	return nil
+}
+
+// sweep moves what was found to quarantine, and returns the mark by which it did.
+func (c *collector) sweep(ctx context.Context, m *Mark, found []candidate) (*Mark, error) {
+	c.takings += disk.SweepTakings
+	err := c.s.disk.Sweep(ctx, func(sw *disk.Sweep) (err error) {
+		if sw.Epoch() != c.epoch {
+			if m, err = c.markAgain(ctx, m, found); err != nil {
+				return err
+			}
+		}
+		return sweep(sw, found, m)
+	})
+	return m, err
+}
+
+// expire deletes from quarantine, and removes what dead ingests left.
+func (c *collector) expire(ctx context.Context, found []candidate, m *Mark) (err error) {
+	if !c.o.Since.IsZero() {
+		return c.expireSwept(ctx, found, m)
+	}
+	if c.r.Ingests, err = c.s.disk.CleanIngests(ctx); err != nil {
+		return err
+	}
+	before, err := c.s.expiry(ctx, c.o.Grace)
+	if err != nil {
+		return err
+	}
+	c.takings += disk.ExpireTakings
+	c.r.Deleted, err = c.s.disk.Expire(ctx, before)
+	return err
+}
+
+// remember writes the memo, unless there may be objects of no layer: a collection of what
+// is new has not looked for them all, and an ingest that died meanwhile may have left some.
+func (c *collector) remember(ctx context.Context, found []candidate, m *Mark) {
+	takings, sure, err := c.s.disk.Takings(ctx)
+	if err != nil || !sure || takings != c.takings || c.r.Full && !c.o.Since.IsZero() || !c.r.Full && c.r.Ingests > 0 {
+		return
+	}
+	for _, f := range found {
+		if d, ok := layerOfRecord(f.rel); ok && !f.kept(m) {
+			delete(c.known, d)
+		}
+	}
+	c.s.writeMemo(ctx, takings, c.known)
 }
 
 // recountIfUnsure corrects the kept sums where a command was cut off in the middle of a
@@ -162,16 +212,17 @@ func (s *Store) recountIfUnsure(ctx context.Context) error {
 }
 
 // expireSwept deletes what this collection has swept and nothing else.
-func (s *Store) expireSwept(ctx context.Context, o CollectOptions, found []candidate, m *Mark, r *CollectReport) error {
+func (c *collector) expireSwept(ctx context.Context, found []candidate, m *Mark) error {
 	var rels []string
-	for _, c := range found {
-		if !c.kept(m) {
-			rels = append(rels, c.rel)
+	for _, f := range found {
+		if !f.kept(m) {
+			rels = append(rels, f.rel)
 		}
 	}
-	before, err := s.expiry(ctx, o.Grace)
+	before, err := c.s.expiry(ctx, c.o.Grace)
 	if err == nil && len(rels) > 0 {
-		r.Deleted, err = s.disk.ExpireOnly(ctx, before, rels...)
+		c.takings += disk.ExpireTakings
+		c.r.Deleted, err = c.s.disk.ExpireOnly(ctx, before, rels...)
 	}
 	return err
 }
@@ -208,149 +259,49 @@ func sweep(sw *disk.Sweep, found []candidate, m *Mark) error {
 	return nil
 }
 
-// markAgain marks what has come to be reachable since the first mark. Every layer that is
-// there and is not about to be taken keeps its objects, even if nothing reaches it any
-// more: somebody who has found it may still come to it. What the first mark has read is
-// not read again, for nobody publishes meanwhile.
-func (s *Store) markAgain(ctx context.Context, roots Roots, first *Mark, found []candidate) (*Mark, error) {
-	taken := map[DiffID]bool{}
-	for _, c := range found {
-		if hex, ok := strings.CutPrefix(c.rel, layersDir+"/"); ok {
-			taken[DiffID("sha256:"+hex)] = true
-		}
-	}
-	err := s.walkLayers(ctx, func(d DiffID) error {
-		if !first.layers[d] && !taken[d] {
-			first.layers[d] = true
-			return s.markObjects(ctx, d, first)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.mark(ctx, roots, first)
-}
-
-// mark finds everything that is reachable, and keeps the layers and objects of an earlier
-// mark, which may be nil.
-func (s *Store) mark(ctx context.Context, roots Roots, first *Mark) (*Mark, error) {
-	m := &Mark{blobs: map[digest.Digest]bool{}, layers: map[DiffID]bool{}, chains: map[ChainID]bool{},
-		objects: map[tree.ObjectID]bool{}, records: map[string]bool{}}
-	done := map[DiffID]bool{}
-	if first != nil {
-		done, m.objects = first.layers, first.objects
-		maps.Copy(m.layers, first.layers)
-	}
-	// Sessions come before names: a session is closed only after its names are there.
-	if err := s.markSessions(ctx, m); err != nil {
-		return nil, err
-	}
-	if err := roots(ctx, m); err != nil {
-		return nil, err
-	}
-	damaged := func(_ string, err error) error {
-		return fmt.Errorf("what it needs is not known, so nothing can be swept; repair its record or remove it: %w", err)
-	}
-	err := s.walk(ctx, damaged, func(r *Record) error {
-		m.Stack(r.Layers)
-		if r.Image != "" {
-			m.Blob(digest.Digest(r.Image))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	for d := range m.layers {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if done[d] {
-			continue
-		}
-		if err := s.markObjects(ctx, d, m); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
-}
-
-// markSessions marks what live sessions and ingests keep. While there are any, documents
-// that they wrote may not be named yet, so then all blobs are kept.
-func (s *Store) markSessions(ctx context.Context, m *Mark) error {
-	infos, err := s.disk.Ingests(ctx)
-	if err != nil {
-		return err
-	}
-	live := false
-	for _, in := range infos {
-		if !in.Live {
-			continue
-		}
-		live = true
-		for _, rel := range in.Kept {
-			m.records[rel] = true
-			if hex, ok := strings.CutPrefix(rel, "layers/sha256/"); ok {
-				m.layers[DiffID("sha256:"+hex)] = true
-			}
-		}
-	}
-	if !live {
-		return nil
-	}
-	return s.disk.Blobs().Walk(ctx, func(i cas.Info) error {
-		m.blobs[i.Digest] = true
-		return nil
-	})
-}
-
-func (s *Store) markObjects(ctx context.Context, d DiffID, m *Mark) error {
-	rec, closer, err := s.OpenLayer(ctx, d)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // damage that fsck reports; there is nothing to keep
-	}
-	if err != nil {
-		// Its objects are not known, so nothing may be swept.
-		return err
-	}
-	objects, err := rec.Objects()
-	for _, o := range objects {
-		m.objects[o.ID] = true
-	}
-	return errors.Join(err, closer.Close())
-}
-
-// candidates lists what the mark does not reach and what was stored since that time.
-func (s *Store) candidates(ctx context.Context, m *Mark, since time.Time, r *CollectReport) ([]candidate, error) {
+// candidates lists what the mark does not reach and what was stored since that time. It
+// marks objects.
+func (c *collector) candidates(ctx context.Context, m *Mark) ([]candidate, error) {
 	var out []candidate
 	add := func(rel string, size int64, mod time.Time, sum *disk.Sum, kept func(*Mark) bool) {
-		if !mod.Before(since) && !kept(m) {
+		if !mod.Before(c.o.Since) && !kept(m) {
 			out = append(out, candidate{rel, size, sum, kept})
 		}
 	}
+	s, r := c.s, c.r
+	c.o.Progress("layers", len(m.layers))
 	err := s.disk.WalkRecords(ctx, "layers", func(rel string, size int64, mod time.Time) error {
-		switch {
-		case strings.HasPrefix(rel, "layers/sha256/"):
-			d := DiffID("sha256:" + strings.TrimPrefix(rel, "layers/sha256/"))
+		if d, ok := layerOfRecord(rel); ok {
+			c.there[d] = stampOf(size, mod)
 			add(rel, size, mod, &r.Layers, func(m *Mark) bool { return m.layers[d] })
-		case strings.HasPrefix(rel, "layers/blobs/"):
-			d, err := blobOfRecord(rel)
-			if err != nil {
-				return nil //nolint:nilerr // not one of ours
-			}
-			b, err := s.BlobOf(ctx, d)
-			if err != nil && !errors.Is(err, fs.ErrInvalid) {
-				return ignoreMissing(err)
-			}
-			damaged := err != nil
-			add(rel, size, mod, &r.Layers, func(m *Mark) bool {
-				return !damaged && m.blobs[d] && m.layers[b.DiffID] || m.records[rel]
-			})
+			return nil
 		}
+		if !strings.HasPrefix(rel, "layers/blobs/") {
+			return nil
+		}
+		d, err := blobOfRecord(rel)
+		if err != nil {
+			return nil //nolint:nilerr // not one of ours
+		}
+		b, err := s.BlobOf(ctx, d)
+		if err != nil && !errors.Is(err, fs.ErrInvalid) {
+			return ignoreMissing(err)
+		}
+		damaged := err != nil
+		add(rel, size, mod, &r.Layers, func(m *Mark) bool {
+			return !damaged && m.blobs[d] && m.layers[b.DiffID] || m.records[rel]
+		})
 		return nil
 	})
 	if err != nil {
+		return nil, err
+	}
+	if !r.Full {
+		if err := c.ask(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.markLayers(ctx, m, nil); err != nil {
 		return nil, err
 	}
 	err = s.disk.WalkRecords(ctx, "stacks", func(rel string, size int64, mod time.Time) error {
@@ -363,7 +314,7 @@ func (s *Store) candidates(ctx context.Context, m *Mark, since time.Time, r *Col
 	if err != nil {
 		return nil, err
 	}
-	err = s.disk.Objects().Walk(ctx, func(i cas.Info) error {
+	err = c.objects(ctx, m, func(i cas.Info) error {
 		id, ok := tree.ParseObjectPath(objectRel(i.Digest))
 		if ok {
 			add("objects/"+id.Path(), i.Size, i.ModTime, &r.Objects, func(m *Mark) bool { return m.objects[id] })
@@ -378,6 +329,32 @@ func (s *Store) candidates(ctx context.Context, m *Mark, since time.Time, r *Col
 		return nil
 	})
 	return out, err
+}
+
+// objects visits the objects that can be garbage.
+func (c *collector) objects(ctx context.Context, m *Mark, fn func(cas.Info) error) error {
+	objects := c.s.disk.Objects()
+	if c.asked == nil {
+		return objects.Walk(ctx, fn)
+	}
+	// Those that lie in one directory follow each other.
+	order := func(a, b tree.ObjectID) int { return bytes.Compare(a[:], b[:]) }
+	for _, id := range slices.SortedFunc(maps.Keys(c.asked), order) {
+		if m.objects[id] {
+			continue
+		}
+		i, err := objects.Stat(ctx, id.Digest())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = fn(i)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func objectRel(d digest.Digest) string {

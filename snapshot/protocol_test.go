@@ -28,7 +28,8 @@ const (
 	importer  kind = iota // imports the layer and names it
 	mounter               // makes a snapshot of the named image
 	remover               // removes the name
-	collector             // gc
+	collector             // gc --full
+	quick                 // gc that looks only at objects of layers that nothing reaches
 )
 
 // world is the state of the store and of all processes.
@@ -231,7 +232,7 @@ func (w *world) collectStep(p *proc, f flaw) bool {
 		p.marked.object = p.marked.layer && w.layer == here
 	case 5:
 		p.sweepLayer = w.layer == here && !p.marked.layer
-		p.sweepObj = w.object == here && !p.marked.object
+		p.sweepObj = w.object == here && !p.marked.object && (p.kind != quick || p.sweepLayer)
 		if !p.sweepLayer && !p.sweepObj {
 			p.step = 13
 		}
@@ -369,6 +370,9 @@ func casts() map[string]world {
 		"mount of what is being imported":   garbage(cast(importer, mounter, remover, collector)),
 		"mount of an import into nothing":   cast(importer, mounter, remover, collector),
 		"import and mount of what is named": named(cast(importer, mounter, remover, collector)),
+		"quick collection of garbage":       garbage(cast(importer, quick, quick)),
+		"quick collection beside a full":    named(cast(importer, remover, quick, collector)),
+		"quick collection of a mount":       named(cast(mounter, remover, quick, quick)),
 	}
 }
 

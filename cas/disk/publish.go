@@ -140,8 +140,14 @@ func (in *Ingest) remark(from, to string) error {
 func (in *Ingest) move(ctx context.Context, fresh bool) (err error) {
 	var came usageRecord // what is to be added to the sums
 	if err := in.keepPromises(ctx, &came); err != nil {
-		// Nothing was moved but what came back from quarantine, and that is counted.
-		return errors.Join(err, in.count(ctx, &came), in.remark(publishingFile, ""))
+		// Nothing was moved but what came back from quarantine, and that is counted. It
+		// has no record: a collector must not rely on its memo to find it.
+		return errors.Join(err, in.s.changeUsage(ctx, true, func(r *usageRecord) error {
+			r.Epoch++
+			r.Sweeps++
+			r.addAll(&came)
+			return nil
+		}), in.remark(publishingFile, ""))
 	}
 	if err := in.remark(publishingFile, movingFile); err != nil {
 		return err

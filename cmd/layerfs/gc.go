@@ -20,12 +20,17 @@ func newGcCmd(a *app) *cobra.Command {
 		Use:   "gc",
 		Short: "Remove what no image and no snapshot needs",
 		Long: `Gc removes layers, file contents and trees that nothing reaches any more, and what
-killed commands left behind. It can run beside anything else and needs no free space.`,
+killed commands left behind. It can run beside anything else and needs no free space.
+
+It relies on what the last gc noted, and so takes a time that grows with what is garbage.
+With --full, and on its own account where there is no note that holds or a command was
+cut off since, it looks at every file of the store.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runGc(cmd.Context(), o, opts) },
 	}
 	o.add(cmd, "the report", "")
 	cmd.Flags().BoolVarP(&opts.DryRun, "dry-run", "n", false, "say what would be removed, remove nothing")
+	cmd.Flags().BoolVar(&opts.Full, "full", false, "look at every file instead of relying on what the last gc noted")
 	cmd.Flags().DurationVar(&opts.Grace, "grace", snapshot.DefaultGrace, "keep what was taken out in quarantine for this long")
 	return cmd
 }

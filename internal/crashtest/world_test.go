@@ -180,7 +180,8 @@ func (w *world) write(dir string, f files) {
 var random = regexp.MustCompile(`sealed-[A-Z2-7]{16}`)
 
 // listing returns every file of the store with its size and content, without the
-// sums, whose epoch grows, and the events of containers.
+// sums, whose epoch grows, the note of gc, which has times of files, and the events of
+// containers.
 func (w *world) listing() map[string]string {
 	w.t.Helper()
 	out := map[string]string{}
@@ -189,7 +190,7 @@ func (w *world) listing() map[string]string {
 			return err
 		}
 		rel, err := filepath.Rel(w.root, p)
-		if err != nil || rel == "usage.json" || rel == "containers/events.json" || strings.HasSuffix(rel, "/work/work") || d.IsDir() && strings.HasPrefix(rel, "objects/") {
+		if err != nil || rel == "usage.json" || rel == "gc.memo" || rel == "containers/events.json" || strings.HasSuffix(rel, "/work/work") || d.IsDir() && strings.HasPrefix(rel, "objects/") {
 			return err
 		}
 		what := d.Type().String()
