@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of requests. A request of the largest size has a buffer of its own, so they
-// bound the memory of a server.
+// Limits of requests. A reader has a buffer for a request of the largest size and one
+// for its answer, so they bound the memory of a server.
 const (
 	MaxRequest    = 1 << 20 // bytes read or written by one request, the kernel's own limit
 	MaxBackground = 64      // requests that the kernel sends ahead without waiting
@@ -20,13 +20,13 @@ const (
 
 // Server serves a file system on a device.
 type Server struct {
-	*fuse.Server
+	readers
 	ended chan struct{}
 }
 
 // Start serves fs on the device, which it takes over, in goroutines. opts are the
-// capabilities that fs wants; what concerns mounting in them is ignored. Start returns
-// when the kernel and the server have agreed on the protocol.
+// capabilities that fs wants; what concerns mounting in them is ignored, and fs.Init is
+// not called. Start returns when the kernel and the server have agreed on the protocol.
 func Start(dev *os.File, fs fuse.RawFileSystem, opts fuse.MountOptions) (*Server, error) {
 	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -45,15 +45,15 @@ func Start(dev *os.File, fs fuse.RawFileSystem, opts fuse.MountOptions) (*Server
 		opts.Logger = log.New(io.Discard, "", 0)
 	}
 	opts.Name = Subtype
-	// With a mount point of this form the library mounts nothing.
-	srv, err := fuse.NewServer(fs, fmt.Sprintf("/dev/fd/%d", fd), &opts)
-	if err != nil {
-		return nil, fmt.Errorf("start FUSE server: %w", err)
+	s := &Server{readers: newReaders(fd, fs, &opts), ended: make(chan struct{})}
+	if err := s.agree(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start FUSE server: %w", err), unix.Close(fd))
 	}
-	s := &Server{Server: srv, ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		srv.Serve() // fs.OnUnmount is the last it calls
+		s.serve()
+		_ = unix.Close(fd) // the mount has ended
+		fs.OnUnmount()
 	}()
 	return s, nil
 }
