@@ -83,6 +83,10 @@ crash: setup ## kill commands at every step and cut the power 2,100 times (15 mi
 stress: setup ## 32 processes of the race-built program on one store for 20 minutes
 	go test -count=1 -v -timeout=60m ./internal/crashtest -run=TestStress -long
 
+.PHONY: containers
+containers: setup ## start, stop and kill 1,000 containers and their monitors at random (10 minutes; SEED=1)
+	go test -count=1 -v -timeout=60m ./internal/crashtest -run=TestContainers -long -seed=$(or $(SEED),1)
+
 .PHONY: scale
 scale: build ## measure commands on a store of 10,000 images against one of 10 (15 minutes, 5 GB; SCALE=flags)
 	go run ./bench/scale $(SCALE)

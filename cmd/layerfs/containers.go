@@ -115,6 +115,12 @@ func (a *app) removeContainer(ctx context.Context, s *container.Store, c *contai
 			return fmt.Errorf("remove container %s: %w", c.Name, err)
 		}
 	}
+	// Whoever is killed from here on has said what is to become of its volumes.
+	if !volumes {
+		if err := a.releaseAnonymous(ctx, c); err != nil {
+			return err
+		}
+	}
 	if err := s.Remove(ctx, c.ID); err != nil {
 		return err
 	}
@@ -125,9 +131,9 @@ func (a *app) removeContainer(ctx context.Context, s *container.Store, c *contai
 	return a.removeAnonymous(ctx, c)
 }
 
-// removeAnonymous removes the volumes that were made for a container alone, unless
-// another uses them by now.
-func (a *app) removeAnonymous(ctx context.Context, c *container.Container) (err error) {
+// anonymous does something with the volumes that were made for a container alone, while
+// nobody comes to need them.
+func (a *app) anonymous(ctx context.Context, c *container.Container, do func(vs *volume.Store, names []string) error) (err error) {
 	var mine []string
 	for _, m := range c.Mounts {
 		if m.Kind == container.MountVolume && m.Anonymous {
@@ -146,19 +152,39 @@ func (a *app) removeAnonymous(ctx context.Context, c *container.Container) (err 
 		return err
 	}
 	defer join(&err, release)
-	users, err := a.volumeUsers(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range mine {
-		if len(users[name]) > 0 {
-			continue
+	return do(vs, mine)
+}
+
+// releaseAnonymous lets them outlive it.
+func (a *app) releaseAnonymous(ctx context.Context, c *container.Container) error {
+	return a.anonymous(ctx, c, func(vs *volume.Store, names []string) error {
+		var errs []error
+		for _, name := range names {
+			if err := vs.Release(name); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
-		if err := vs.Remove(name, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(errs...)
+	})
+}
+
+// removeAnonymous removes them, unless another container uses them by now.
+func (a *app) removeAnonymous(ctx context.Context, c *container.Container) error {
+	return a.anonymous(ctx, c, func(vs *volume.Store, names []string) error {
+		users, err := a.volumeUsers(ctx)
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		for _, name := range names {
+			if len(users[name]) > 0 {
+				continue
+			}
+			if err := vs.Remove(name, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // volumeUsers returns the names of the containers that need each volume.

@@ -164,7 +164,11 @@ func (a *app) createWith(ctx context.Context, ctrs *container.Store, rec *contai
 	defer join(&err, release)
 	var made []string
 	for _, m := range named {
-		isNew, err := vs.Ensure(volume.Volume{Name: m.Source, Anonymous: m.Anonymous})
+		v := volume.Volume{Name: m.Source, Anonymous: m.Anonymous}
+		if m.Anonymous {
+			v.Container = string(rec.ID)
+		}
+		isNew, err := vs.Ensure(v)
 		if err != nil {
 			return err
 		}

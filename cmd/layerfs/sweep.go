@@ -9,6 +9,7 @@ import (
 
 	"github.com/layerfs/layerfs/runtime/cgroup"
 	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/volume"
 )
 
 // sweepContainers brings an end to what killed commands and monitors left of containers:
@@ -140,6 +141,17 @@ func (a *app) sweepVolumes(ctx context.Context) (err error) {
 		return err
 	}
 	defer join(&err, release)
-	_, err = vs.Sweep(false)
+	users, err := a.volumeUsers(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = vs.Sweep(false, func(v *volume.Volume) bool {
+		id, err := container.ParseID(v.Container)
+		if err != nil || len(users[v.Name]) > 0 {
+			return true
+		}
+		_, err = os.Lstat(a.ctrs.Dir(id)) // also of one whose record is damaged
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 	return err
 }

@@ -10,7 +10,9 @@
 //     write and every flush, and looks at what the disk would have held had the power
 //     gone at any moment: all that was written before the last flush, and any part of
 //     what came after.
+//   - TestContainers starts, stops and removes containers by the batch while monitors and
+//     commands are killed at random, and looks for what is left after a collection.
 //
-// In `go test` they take a sample of the cases; `make crash` runs all of them, with the
-// flag -long.
+// In `go test` they take a sample of the cases; `make crash`, `make stress` and `make
+// containers` run all of them, with the flag -long.
 package crashtest

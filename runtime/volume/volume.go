@@ -35,6 +35,9 @@ type Volume struct {
 	Created   time.Time         `json:"created"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Anonymous bool              `json:"anonymous,omitempty"` // made for one container that named none
+	// Container is the id of the container that an anonymous volume goes with, until it is
+	// released: Sweep removes it when there is no such container.
+	Container string `json:"container,omitempty"`
 }
 
 const (
@@ -106,20 +109,30 @@ func (s *Store) Ensure(v Volume) (made bool, err error) {
 		return false, err
 	}
 	v.Version, v.Created = recordVersion, s.opts.Now().UTC()
-	data, err := json.Marshal(v)
+	record, err := v.record()
+	if err == nil {
+		err = s.make(v.Name)
+	}
+	if err == nil {
+		err = s.write(v.Name, record)
+	}
 	if err != nil {
-		return false, err
-	}
-	if len(data) >= maxRecord {
-		return false, fmt.Errorf("create volume %s: record of %d bytes, limit %d: %w", v.Name, len(data), maxRecord, fs.ErrInvalid)
-	}
-	if err := s.make(v.Name, append(data, '\n')); err != nil {
 		return false, fmt.Errorf("create volume %s: %w", v.Name, err)
 	}
 	return true, nil
 }
 
-func (s *Store) make(name string, record []byte) (err error) {
+// record is what is written of a volume.
+func (v *Volume) record() ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err == nil && len(data) >= maxRecord {
+		err = fmt.Errorf("record of %d bytes, limit %d: %w", len(data), maxRecord, fs.ErrInvalid)
+	}
+	return append(data, '\n'), err
+}
+
+// make makes the directories, in the place of a leftover.
+func (s *Store) make(name string) (err error) {
 	// 0711 would let others reach the data, whose owners are the containers' business.
 	if err := os.MkdirAll(s.opts.Dir, 0o700); err != nil {
 		return err
@@ -135,9 +148,15 @@ func (s *Store) make(name string, record []byte) (err error) {
 	if err := durable.MkdirAll(root, name, 0o700); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(root, name+"/"+dataDir, 0o755); err != nil {
+	return durable.MkdirAll(root, name+"/"+dataDir, 0o755)
+}
+
+func (s *Store) write(name string, record []byte) (err error) {
+	root, err := os.OpenRoot(s.opts.Dir)
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, root.Close()) }()
 	return durable.WriteFile(root, name+"/.new", name+"/"+recordFile, 0o600, record)
 }
 
@@ -233,9 +252,28 @@ func (s *Store) Remove(name string, users []string) error {
 	return nil
 }
 
-// Sweep removes what killed commands left: directories without a record. The caller
-// holds them. With dry they are only counted.
-func (s *Store) Sweep(dry bool) (n int, err error) {
+// Release lets a volume outlive the container that it was made for. The caller holds
+// them.
+func (s *Store) Release(name string) error {
+	v, err := s.Stat(name)
+	if err != nil || v.Container == "" {
+		return err
+	}
+	v.Container = ""
+	record, err := v.record()
+	if err == nil {
+		err = s.write(name, record)
+	}
+	if err != nil {
+		return fmt.Errorf("release volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// Sweep removes what killed commands left: directories without a record, and volumes of
+// containers that needed tells nothing of. The caller holds them. With dry they are only
+// counted.
+func (s *Store) Sweep(dry bool, needed func(*Volume) bool) (n int, err error) {
 	entries, err := os.ReadDir(s.opts.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("list volumes: %w", err)
@@ -244,15 +282,20 @@ func (s *Store) Sweep(dry bool) (n int, err error) {
 		if _, err := ParseName(e.Name()); err != nil {
 			continue
 		}
-		dir := filepath.Join(s.opts.Dir, e.Name())
-		if _, err := os.Lstat(filepath.Join(dir, recordFile)); !errors.Is(err, fs.ErrNotExist) {
-			continue
+		v, err := s.Stat(e.Name())
+		if err == nil && (v.Container == "" || needed(v)) || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue // a damaged one is for people to look at
 		}
 		n++
 		if dry {
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err == nil {
+			err = s.Remove(v.Name, nil)
+		} else {
+			err = os.RemoveAll(filepath.Join(s.opts.Dir, e.Name()))
+		}
+		if err != nil {
 			return n, err
 		}
 	}

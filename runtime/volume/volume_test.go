@@ -51,10 +51,11 @@ func TestVolume(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(dir+"/half/_data", 0o700), os.MkdirAll(dir+"/half2", 0o700), os.WriteFile(dir+"/-x", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Sweep(true); err != nil || n != 2 {
+	none := func(*volume.Volume) bool { return false }
+	if n, err := s.Sweep(true, none); err != nil || n != 2 {
 		t.Errorf("would sweep %d (%v)", n, err)
 	}
-	if n, err := s.Sweep(false); err != nil || n != 2 {
+	if n, err := s.Sweep(false, none); err != nil || n != 2 {
 		t.Errorf("swept %d (%v)", n, err)
 	}
 	var names []string
@@ -78,5 +79,32 @@ func TestNames(t *testing.T) {
 		if _, err := volume.ParseName(name); (err == nil) != ok {
 			t.Errorf("%.20q: %v", name, err)
 		}
+	}
+}
+
+// A volume goes with its container until it is released, whoever was killed meanwhile.
+func TestVolumeOfAContainer(t *testing.T) {
+	s, _ := newStore(t)
+	for _, name := range []string{"own", "used", "released"} {
+		if _, err := s.Ensure(volume.Volume{Name: name, Anonymous: true, Container: "gone"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Release("released"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Stat("released"); err != nil || v.Container != "" || !v.Anonymous || v.Created.IsZero() {
+		t.Errorf("released: %+v (%v)", v, err)
+	}
+	if n, err := s.Sweep(false, func(v *volume.Volume) bool { return v.Name == "used" }); err != nil || n != 1 {
+		t.Errorf("swept %d (%v)", n, err)
+	}
+	for name, want := range map[string]error{"own": fs.ErrNotExist, "used": nil, "released": nil} {
+		if _, err := s.Stat(name); !errors.Is(err, want) {
+			t.Errorf("volume %s: %v, want %v", name, err, want)
+		}
+	}
+	if err := s.Release("own"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("release one that is not there: %v", err)
 	}
 }
