@@ -98,13 +98,19 @@ func (s *Store) seal(ctx context.Context, rec *Record, root *tree.Inode) (_ *Rec
 	defer unlock()
 	data, err := encodeRecord(&above)
 	if err == nil {
-		err = s.makeHome(sealed.Key, root, true)
+		err = s.makeHome(sealed.Key, root, false)
 	}
 	if err == nil {
 		err = s.disk.WriteRecord(ctx, recordName(sealed.Key), data)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.removeHome(sealed.Key))
+	}
+	if rec.Ephemeral {
+		// The home becomes the sealed one's, which is none.
+		if err := os.Remove(filepath.Join(s.dir(rec.Key), ephemeralFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, s.removeHome(sealed.Key))
+		}
 	}
 	home := s.dir(sealed.Key)
 	err = unix.Renameat2(unix.AT_FDCWD, home, unix.AT_FDCWD, s.dir(rec.Key), unix.RENAME_EXCHANGE)

@@ -27,14 +27,24 @@ func (s *Store) dir(key Key) string {
 // snapshot, in the format described in package unionfs.
 func (s *Store) Upper(key Key) string { return filepath.Join(s.dir(key), "upper") }
 
+// ephemeralFile is the name of an empty file in the home of an ephemeral snapshot: of
+// such a one the record is not flushed, so that a power cut can leave it empty, which of
+// any other would be damage.
+const ephemeralFile = "ephemeral"
+
 // makeHome creates the directory of a snapshot, which must not exist, and in it, with
-// root, an empty upper directory with that metadata. It flushes them where asked to: what
-// goes with its process has nothing to lose in a power cut, and its home need only be
-// recognizable as a leftover, for which the record alone is flushed.
-func (s *Store) makeHome(key Key, root *tree.Inode, flush bool) error {
+// root, an empty upper directory with that metadata. It flushes them, but for an
+// ephemeral one: what goes with its process has nothing to lose in a power cut, and its
+// home need only be recognizable as a leftover.
+func (s *Store) makeHome(key Key, root *tree.Inode, ephemeral bool) error {
 	dir := s.dir(key)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
+	}
+	if ephemeral {
+		if err := unix.Mknod(filepath.Join(dir, ephemeralFile), unix.S_IFREG|0o600, 0); err != nil {
+			return &fs.PathError{Op: "make", Path: filepath.Join(dir, ephemeralFile), Err: err}
+		}
 	}
 	made := []string{filepath.Dir(dir)}
 	if root != nil {
@@ -43,7 +53,7 @@ func (s *Store) makeHome(key Key, root *tree.Inode, flush bool) error {
 		}
 		made = []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work"), dir, filepath.Dir(dir)}
 	}
-	if !flush {
+	if ephemeral {
 		return nil
 	}
 	for _, d := range made {

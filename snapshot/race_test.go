@@ -262,3 +262,35 @@ func TestEphemeral(t *testing.T) {
 	_, err = other.Prepare(e.ctx, "a", snapshot.PrepareOptions{Ephemeral: true})
 	e.ok(err)
 }
+
+// The record of an ephemeral snapshot is not flushed: what a power cut leaves of it is a
+// leftover, where the same of any other snapshot is damage. A fork of one is no longer
+// ephemeral below.
+func TestEphemeralCut(t *testing.T) {
+	testenv.Root(t)
+	e := newEnv(t)
+	prepare := func(key snapshot.Key, ephemeral bool) string {
+		_, err := e.snaps.Prepare(e.ctx, key, snapshot.PrepareOptions{Ephemeral: ephemeral})
+		e.ok(err)
+		return filepath.Join(filepath.Dir(e.snaps.Upper(key)), "snapshot.json")
+	}
+	e.ok(os.Truncate(prepare("gone", true), 0))
+	if r, err := e.snaps.Collect(e.ctx, noRoots, snapshot.CollectOptions{}); err != nil || r.Snapshots != 1 {
+		t.Errorf("collected %+v (%v), want the snapshot", r, err)
+	}
+	if _, err := os.Stat(filepath.Dir(e.snaps.Upper("gone"))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its home: %v, want fs.ErrNotExist", err)
+	}
+	prepare("source", true)
+	e.ok(os.WriteFile(filepath.Join(e.snaps.Upper("source"), "file"), nil, 0o600))
+	fork, err := e.snaps.Fork(e.ctx, "source", "fork")
+	e.ok(err)
+	e.ok(os.Truncate(filepath.Join(filepath.Dir(e.snaps.Upper(fork.Below[0])), "snapshot.json"), 0))
+	if _, err := e.snaps.Stat(e.ctx, fork.Below[0]); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("an empty record of a sealed snapshot: %v, want fs.ErrInvalid", err)
+	}
+	e.ok(os.Truncate(prepare("kept", false), 0))
+	if _, err := e.snaps.Stat(e.ctx, "kept"); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("an empty record of a snapshot that is to stay: %v, want fs.ErrInvalid", err)
+	}
+}

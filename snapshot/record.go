@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,11 @@ func (s *Store) readRecord(key Key) (*Record, error) {
 	data, err := s.disk.ReadRecord(recordName(key))
 	if err != nil {
 		return nil, err
+	}
+	if len(data) == 0 {
+		if ok, err := exists(filepath.Join(s.dir(key), ephemeralFile)); err != nil || ok {
+			return nil, errors.Join(err, fmt.Errorf("record of snapshot %s: cut off with its process: %w", key, fs.ErrNotExist))
+		}
 	}
 	rec, err := parseRecord(data)
 	if err != nil {

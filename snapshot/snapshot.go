@@ -87,6 +87,13 @@ func (s *Store) own(ctx context.Context, key Key) error {
 	return nil
 }
 
+// owns tells whether this process has the owner's lock.
+func (s *Store) owns(key Key) bool {
+	s.ownedMu.Lock()
+	defer s.ownedMu.Unlock()
+	return s.owned[key] != nil
+}
+
 // disown gives the owner's lock up, where this process has it.
 func (s *Store) disown(key Key) error {
 	s.ownedMu.Lock()
@@ -135,7 +142,7 @@ func (s *Store) createLocked(ctx context.Context, key Key, kind Kind, o PrepareO
 			err = errors.Join(err, s.removeHome(key))
 		}
 	}()
-	if err := s.makeHome(key, root, !o.Ephemeral); err != nil {
+	if err := s.makeHome(key, root, o.Ephemeral); err != nil {
 		return nil, err
 	}
 	return rec, s.nameNew(ctx, rec, data)
@@ -172,6 +179,9 @@ func (s *Store) nameNew(ctx context.Context, rec *Record, data []byte) (err erro
 		if err != nil {
 			return fmt.Errorf("stand on snapshot %s: %w", k, err)
 		}
+	}
+	if rec.Ephemeral {
+		return s.disk.WriteFleetingRecord(ctx, recordName(rec.Key), data)
 	}
 	return s.disk.WriteRecord(ctx, recordName(rec.Key), data)
 }
@@ -221,7 +231,13 @@ func (s *Store) Remove(ctx context.Context, key Key) error {
 	if err != nil {
 		return err
 	}
-	if err := s.mustBeIdle(key); err != nil {
+	// Who had it mounted, if anybody, has been this process: nothing of it is left then
+	// but what an administrator may look at in the mount namespace that was its container's.
+	look := s.mustBeIdle
+	if rec.Ephemeral && s.owns(key) {
+		look = s.mustBeFree
+	}
+	if err := look(key); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	if err := s.removeLocked(ctx, rec, damaged); err != nil {
@@ -259,6 +275,9 @@ func (s *Store) removeName(ctx context.Context, rec *Record, guess bool) (err er
 		if child != "" {
 			return fmt.Errorf("%s stands on it: %w", child, ErrHasChildren)
 		}
+	}
+	if rec.Ephemeral {
+		return s.disk.RemoveFleetingRecord(ctx, recordName(rec.Key))
 	}
 	return s.disk.RemoveRecord(ctx, recordName(rec.Key))
 }

@@ -59,8 +59,26 @@ func (s *Store) usePath(key Key) string { return filepath.Join(s.dir(key), "use"
 func (s *Store) Idle(key Key) error { return s.mustBeIdle(key) }
 
 // mustBeIdle wraps ErrInUse when a snapshot is mounted here or marked as in use, or
-// anything else is mounted in its directory.
+// anything else is mounted in its directory, and when another process has it mounted in a
+// mount namespace of its own.
 func (s *Store) mustBeIdle(key Key) error {
+	if err := s.mustBeFree(key); err != nil {
+		return err
+	}
+	if used, err := exists(s.usePath(key)); err != nil || !used {
+		return err
+	}
+	// Its process has ended, but may have been killed, and leave a container behind that
+	// has the mount for as long as it takes to die, or for ever.
+	pid, err := mountedElsewhere(s.Source(key))
+	if err == nil && pid != "" {
+		err = fmt.Errorf("in the mount namespace of process %s: %w", pid, ErrInUse)
+	}
+	return err
+}
+
+// mustBeFree is mustBeIdle without what only other mount namespaces show.
+func (s *Store) mustBeFree(key Key) error {
 	source, inside := s.Source(key), mountinfo.PrefixFilter(s.dir(key))
 	at, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
 		other, _ := inside(i)
@@ -83,16 +101,7 @@ func (s *Store) mustBeIdle(key Key) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.Join(fmt.Errorf("by a running process: %w", ErrInUse), f.Close())
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	// Its process has ended, but may have been killed, and leave a container behind that
-	// has the mount for as long as it takes to die, or for ever.
-	pid, err := mountedElsewhere(source)
-	if err == nil && pid != "" {
-		err = fmt.Errorf("in the mount namespace of process %s: %w", pid, ErrInUse)
-	}
-	return err
+	return f.Close()
 }
 
 // mountedElsewhere returns a process in whose mount namespace there is a mount of that

@@ -116,6 +116,16 @@ func (s *Store) MissingRecord(dir string, names []string) (missing string, err e
 // one. To make something reachable that no live ingest keeps, hold [Store.Share]
 // from looking at it until WriteRecord has returned.
 func (s *Store) WriteRecord(ctx context.Context, rel string, data []byte) error {
+	return s.putRecord(ctx, rel, data, !s.opts.NoSync)
+}
+
+// WriteFleetingRecord is [Store.WriteRecord] for what has no meaning after a power cut:
+// nothing is flushed, and such a cut can leave the new record, an empty one or none.
+func (s *Store) WriteFleetingRecord(ctx context.Context, rel string, data []byte) error {
+	return s.putRecord(ctx, rel, data, false)
+}
+
+func (s *Store) putRecord(ctx context.Context, rel string, data []byte, flush bool) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -125,7 +135,7 @@ func (s *Store) WriteRecord(ctx context.Context, rel string, data []byte) error 
 	if len(data) > MaxRecord {
 		return fmt.Errorf("record %s of %d bytes, limit %d: %w", rel, len(data), MaxRecord, fs.ErrInvalid)
 	}
-	if err := s.writeRecord(ctx, rel, data); err != nil {
+	if err := s.writeRecord(ctx, rel, data, flush); err != nil {
 		return fmt.Errorf("write record %s: %w", rel, err)
 	}
 	return nil
@@ -158,7 +168,7 @@ func (s *Store) PatchRecord(_ context.Context, rel string, fn func(f *os.File) e
 	return nil
 }
 
-func (s *Store) writeRecord(ctx context.Context, rel string, data []byte) (err error) {
+func (s *Store) writeRecord(ctx context.Context, rel string, data []byte, flush bool) (err error) {
 	// Who cleans the ingest directory locks it alone: what is there then is left over.
 	dir, err := s.root.Open(ingestDir)
 	if err != nil {
@@ -170,10 +180,13 @@ func (s *Store) writeRecord(ctx context.Context, rel string, data []byte) (err e
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	temp := ingestDir + "/" + rand.Text()
-	if err := durable.Create(s.root, temp, 0o600, data, !s.opts.NoSync); err != nil {
+	if err := durable.Create(s.root, temp, 0o600, data, flush); err != nil {
 		return err
 	}
 	defer func() {
+		if err == nil {
+			return // it has its name
+		}
 		if rerr := s.root.Remove(temp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
@@ -183,7 +196,7 @@ func (s *Store) writeRecord(ctx context.Context, rel string, data []byte) (err e
 	err = s.changeCounted(ctx, rel, func(r *usageRecord) error {
 		return s.moveRecord(temp, rel, int64(len(data)), r)
 	})
-	if err != nil {
+	if err != nil || !flush {
 		return err
 	}
 	return s.syncDir(path.Dir(rel))
@@ -234,6 +247,16 @@ func (s *Store) moveRecord(temp, rel string, size int64, r *usageRecord) error {
 // RemoveRecord removes a record durably, and directories above it that become empty.
 // The error wraps fs.ErrNotExist when there is none. It needs no free space.
 func (s *Store) RemoveRecord(ctx context.Context, rel string) error {
+	return s.removeRecord(ctx, rel, true)
+}
+
+// RemoveFleetingRecord is [Store.RemoveRecord] for what [Store.WriteFleetingRecord] wrote:
+// after a power cut the record may be there again.
+func (s *Store) RemoveFleetingRecord(ctx context.Context, rel string) error {
+	return s.removeRecord(ctx, rel, false)
+}
+
+func (s *Store) removeRecord(ctx context.Context, rel string, flush bool) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -259,7 +282,9 @@ func (s *Store) RemoveRecord(ctx context.Context, rel string) error {
 		for !slices.Contains(layoutDirs[:], dir) && dir != "." && s.root.Remove(dir) == nil {
 			dir = path.Dir(dir)
 		}
-		err = s.syncNearest(dir)
+		if flush {
+			err = s.syncNearest(dir)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("remove record %s: %w", rel, err)

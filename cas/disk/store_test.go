@@ -211,18 +211,20 @@ func wantReadOnly(t *testing.T, s *disk.Store) {
 		t.Error(err)
 	}
 	for what, change := range map[string]func() error{
-		"Begin":        func() error { _, err := s.Begin(ctx); return err },
-		"Space.Begin":  func() error { _, err := s.Blobs().Begin(ctx); return err },
-		"Remove":       func() error { return s.Objects().Remove(ctx, idOf("content").Digest()) },
-		"WriteRecord":  func() error { return s.WriteRecord(ctx, "refs/name", nil) },
-		"RemoveRecord": func() error { return s.RemoveRecord(ctx, "refs/name") },
-		"Lock":         func() error { _, err := s.Lock(ctx, "x"); return err },
-		"Exclusive":    func() error { _, err := s.Exclusive(ctx); return err },
-		"Quarantine":   func() error { _, err := s.Quarantine(ctx, "refs/name"); return err },
-		"Expire":       func() error { _, err := s.Expire(ctx, farFuture); return err },
-		"Recount":      func() error { _, err := s.Recount(ctx); return err },
-		"CleanIngest":  func() error { return s.CleanIngest(ctx, "x") },
-		"CleanIngests": func() error { _, err := s.CleanIngests(ctx); return err },
+		"Begin":                func() error { _, err := s.Begin(ctx); return err },
+		"Space.Begin":          func() error { _, err := s.Blobs().Begin(ctx); return err },
+		"Remove":               func() error { return s.Objects().Remove(ctx, idOf("content").Digest()) },
+		"WriteRecord":          func() error { return s.WriteRecord(ctx, "refs/name", nil) },
+		"RemoveRecord":         func() error { return s.RemoveRecord(ctx, "refs/name") },
+		"WriteFleetingRecord":  func() error { return s.WriteFleetingRecord(ctx, "refs/name", nil) },
+		"RemoveFleetingRecord": func() error { return s.RemoveFleetingRecord(ctx, "refs/name") },
+		"Lock":                 func() error { _, err := s.Lock(ctx, "x"); return err },
+		"Exclusive":            func() error { _, err := s.Exclusive(ctx); return err },
+		"Quarantine":           func() error { _, err := s.Quarantine(ctx, "refs/name"); return err },
+		"Expire":               func() error { _, err := s.Expire(ctx, farFuture); return err },
+		"Recount":              func() error { _, err := s.Recount(ctx); return err },
+		"CleanIngest":          func() error { return s.CleanIngest(ctx, "x") },
+		"CleanIngests":         func() error { _, err := s.CleanIngests(ctx); return err },
 	} {
 		if err := change(); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("%s: error %v, want fs.ErrPermission", what, err)

@@ -265,6 +265,34 @@ func TestTornState(t *testing.T) {
 	}
 }
 
+// What a power cut leaves of a container that was to go is swept; a record that is empty
+// for another reason is kept for people to look at.
+func TestTornRecord(t *testing.T) {
+	s := newStore(t)
+	keep := create(t, s, "keep")
+	cut := func(rec *container.Record, files ...string) {
+		for _, name := range files {
+			if err := os.Truncate(filepath.Join(s.Dir(rec.ID), name), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cut(keep, "container.json")
+	for i, files := range [][]string{{"container.json"}, {"container.json", "state.json"}} {
+		rec := &container.Record{Name: fmt.Sprintf("gone%d", i), Image: "image:1", Snapshot: "snap", Remove: true}
+		if err := s.Create(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+		cut(rec, files...)
+	}
+	if n, err := s.Sweep(t.Context(), false); err != nil || n != 4 { // two directories and their names
+		t.Errorf("swept %d (%v), want 4", n, err)
+	}
+	if _, err := os.Stat(s.Dir(keep.ID)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWaitSeesChangesAndRemoval(t *testing.T) {
 	s := newStore(t)
 	rec := create(t, s, "web")

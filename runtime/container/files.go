@@ -20,16 +20,21 @@ func (s *Store) ReadSpec(id ID) ([]byte, error) { return s.read(id, specFile, ma
 func (s *Store) write(id ID, name string, data []byte, flush bool) error {
 	dir := string(id) + "/"
 	temp := dir + name + tempFile
-	if err := s.root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := durable.Create(s.root, temp, 0o600, data, flush)
+	if errors.Is(err, fs.ErrExist) {
+		// Of a process that was killed while it wrote.
+		if err := s.root.Remove(temp); err != nil {
+			return err
+		}
+		err = durable.Create(s.root, temp, 0o600, data, flush)
+	}
+	if err != nil {
 		return err
 	}
-	if flush {
-		return durable.WriteFile(s.root, temp, dir+name, 0o600, data)
-	}
-	if err := durable.Create(s.root, temp, 0o600, data, false); err != nil {
+	if err := s.root.Rename(temp, dir+name); err != nil || !flush {
 		return err
 	}
-	return s.root.Rename(temp, dir+name)
+	return durable.SyncDir(s.root, string(id))
 }
 
 func (s *Store) read(id ID, name string, limit int64) (_ []byte, err error) {

@@ -54,6 +54,8 @@ type State struct {
 	Detached bool `json:"detached,omitempty"`
 
 	Health *HealthState `json:"health,omitempty"`
+	// Fleeting says that the container goes when it has ended, as its record says, too.
+	Fleeting bool `json:"fleeting,omitempty"`
 	// Network is what the network gave it, as the one who attached it wrote it.
 	Network json.RawMessage `json:"network,omitempty"`
 
@@ -96,6 +98,18 @@ func (s *State) Active() bool {
 	case Created, Exited, Dead:
 	}
 	return false
+}
+
+// lasts tells whether the state has to outlast a power cut. What runs does not outlast
+// one, nor what is about to be started, which is its maker's until then.
+func (s *State) lasts() bool {
+	switch {
+	case s.Fleeting, s.Active():
+		return false
+	case s.Status == Created:
+		return s.Monitor == Proc{}
+	}
+	return true
 }
 
 func parseState(data []byte) (*State, error) {

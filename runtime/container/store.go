@@ -144,7 +144,7 @@ func (s *Store) make(rec *Record, self Proc) error {
 	if err := s.root.Mkdir(string(rec.ID), 0o700); err != nil {
 		return err
 	}
-	st, err := encodeState(&State{Version: recordVersion, Status: Created, Monitor: self})
+	st, err := encodeState(&State{Version: recordVersion, Status: Created, Monitor: self, Fleeting: rec.Remove})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *Store) make(rec *Record, self Proc) error {
 	if err != nil {
 		return err
 	}
-	// One that goes with the command that made it need not outlast a power cut.
+	// One that goes when it has ended need not outlast a power cut, as what runs does not.
 	if err := s.write(rec.ID, recordFile, data, !rec.Remove); err != nil {
 		return err
 	}
@@ -219,6 +219,10 @@ func (s *Store) Read(id ID) (*Container, error) {
 
 func (s *Store) record(id ID) (*Record, error) {
 	data, err := s.read(id, recordFile, maxRecordBytes)
+	if err == nil && len(data) == 0 && s.fleeting(id) {
+		// Written and not flushed before a power cut, see make.
+		err = fmt.Errorf("the machine stopped while it ran: %w", fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +231,17 @@ func (s *Store) record(id ID) (*Record, error) {
 		err = fmt.Errorf("the record is of container %s: %w", rec.ID, fs.ErrInvalid)
 	}
 	return rec, err
+}
+
+// fleeting tells whether the state of a container is of one that was to go when it had
+// ended, or was cut off as that of such a one can be.
+func (s *Store) fleeting(id ID) bool {
+	data, err := s.read(id, stateFile, maxStateBytes)
+	if err != nil || len(data) == 0 {
+		return err == nil || errors.Is(err, fs.ErrNotExist)
+	}
+	st, err := parseState(data)
+	return err == nil && st.Fleeting
 }
 
 // State returns what became of a container, corrected where the one who wrote it was
@@ -324,7 +339,7 @@ func (s *Store) update(id ID, change func(*Record) error) error {
 }
 
 // Change changes the state of a container, as it truly is, and returns what it then is.
-// It is flushed when it says how the container ended.
+// It is flushed when it is to outlast a power cut, as how the container ended is.
 func (s *Store) Change(ctx context.Context, id ID, change func(*State) error) (_ *State, err error) {
 	unlock, err := s.lock(ctx, id)
 	if err != nil {
@@ -335,12 +350,14 @@ func (s *Store) Change(ctx context.Context, id ID, change func(*State) error) (_
 	if err != nil {
 		return nil, err
 	}
+	fleeting := st.Fleeting
 	if err := change(st); err != nil {
 		return st, err
 	}
+	st.Fleeting = fleeting // it is no matter of what becomes of the container
 	data, err := encodeState(st)
 	if err != nil {
 		return st, err
 	}
-	return st, s.write(id, stateFile, data, !st.Active())
+	return st, s.write(id, stateFile, data, st.lasts())
 }
