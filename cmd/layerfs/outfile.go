@@ -10,15 +10,37 @@ import (
 	"path/filepath"
 
 	"github.com/layerfs/layerfs/tarstream"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
 // outFile is where a command writes its result: standard output, or a file that appears
-// under its name only when it is whole.
+// under its name only when it is whole and on the disk.
 type outFile struct {
 	*bufio.Writer
 	f    *os.File // nil for standard output
 	name string
+}
+
+// earlyWrite is after how many bytes the kernel is asked to begin to write a file. It
+// would else wait for the flush at the end, and the disk stand idle until then.
+const earlyWrite = 8 << 20
+
+// earlyFile is a new file that goes to the disk while it is being written.
+type earlyFile struct {
+	f         *os.File
+	from, end int64 // what has been written since the kernel was asked last
+}
+
+func (e *earlyFile) Write(p []byte) (int, error) {
+	n, err := e.f.Write(p)
+	e.end += int64(n)
+	if e.end-e.from >= earlyWrite {
+		// What goes wrong with that is reported by the flush at the end.
+		_ = unix.SyncFileRange(int(e.f.Fd()), e.from, e.end-e.from, unix.SYNC_FILE_RANGE_WRITE)
+		e.from = e.end
+	}
+	return n, err
 }
 
 // outputFile opens name, or standard output when it is "" or "-". A terminal is refused:
@@ -45,7 +67,7 @@ func (a *app) outputFile(name string) (*outFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", name, err)
 	}
-	return &outFile{Writer: bufio.NewWriterSize(f, 1<<20), f: f, name: name}, nil
+	return &outFile{Writer: bufio.NewWriterSize(&earlyFile{f: f}, 1<<20), f: f, name: name}, nil
 }
 
 // finish ends the file after err, the outcome of writing to it: without one it takes its
