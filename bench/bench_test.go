@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -89,5 +90,27 @@ func TestAbsentContendersSayWhy(t *testing.T) {
 	failed := lastLine(errors.New("start: it said\nthe reason"))
 	if failed != "the reason" {
 		t.Errorf("reason %q", failed)
+	}
+}
+
+func TestMadeUpImagesAreTheSame(t *testing.T) {
+	var sums [2][32]byte
+	for i := range sums {
+		b := &bench{work: t.TempDir()}
+		a, err := b.madeUpArchive("made-up", 1, 3, 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(a.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = sha256.Sum256(data)
+		if left, err := filepath.Glob(b.work + "/layer*"); err != nil || len(left) > 0 {
+			t.Errorf("left over: %v, %v", left, err)
+		}
+	}
+	if sums[0] != sums[1] {
+		t.Error("the same arguments gave other bytes")
 	}
 }

@@ -23,7 +23,7 @@ func commitLine(ctx context.Context, b *bench) error {
 	lacks := make([]map[string]string, len(sizes))
 	for i, n := range sizes {
 		var err error
-		if images[i], err = b.madeUpArchive(ctx, fmt.Sprintf("files%d", n), n, 1, n); err != nil {
+		if images[i], err = b.madeUpArchive(fmt.Sprintf("files%d", n), n, 1, n); err != nil {
 			return err
 		}
 		engines := b.engines

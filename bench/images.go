@@ -12,7 +12,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -80,16 +79,9 @@ func packLayout(layout, file, ref string) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	t := tar.NewWriter(f)
-	add := func(name string, r io.Reader, size int64) error {
-		if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}); err != nil {
-			return err
-		}
-		_, err := io.Copy(t, r)
-		return err
-	}
 	err = errors.Join(
-		add("oci-layout", strings.NewReader(layoutVersion), int64(len(layoutVersion))),
-		add("index.json", bytes.NewReader(doc), int64(len(doc))))
+		addFile(t, "oci-layout", strings.NewReader(layoutVersion), int64(len(layoutVersion))),
+		addFile(t, "index.json", bytes.NewReader(doc), int64(len(doc))))
 	if err != nil {
 		return err
 	}
@@ -104,7 +96,7 @@ func packLayout(layout, file, ref string) (err error) {
 		}
 		info, err := blob.Stat()
 		if err == nil {
-			err = add("blobs/sha256/"+filepath.Base(name), blob, info.Size())
+			err = addFile(t, "blobs/sha256/"+filepath.Base(name), blob, info.Size())
 		}
 		if err := errors.Join(err, blob.Close()); err != nil {
 			return err
@@ -188,93 +180,68 @@ func readJSON(name string, v any) error {
 	return json.Unmarshal(data, v)
 }
 
-// madeUp writes an OCI layout with layers of small files of random contents: so many
-// layers with so many files each. The same arguments give the same bytes.
-func madeUp(layout, name string, layers, files int) error {
-	if err := os.MkdirAll(filepath.Join(layout, "blobs", "sha256"), 0o755); err != nil {
-		return err
+// madeUpArchive is an image of layers of small files of random contents as a docker
+// archive, which every engine reads: so many layers with so many files each. The same
+// arguments give the same bytes. The tag tells sizes apart.
+func (b *bench) madeUpArchive(name string, tag, layers, files int) (_ archive, err error) {
+	a := archive{image: name, form: dockerArchive, ref: fmt.Sprintf("example.org/%s-%d:latest", name, tag)}
+	a.file = filepath.Join(b.work, fmt.Sprintf("%s-%d.tar", name, tag))
+	f, err := os.Create(a.file)
+	if err != nil {
+		return a, err
 	}
-	put := func(mediaType string, data []byte) (descriptor, error) {
-		return putBlob(layout, mediaType, func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		})
-	}
-	m := manifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.manifest.v1+json"}
-	var diffIDs []string
+	defer func() { err = errors.Join(err, f.Close()) }()
+	out := tar.NewWriter(f)
+	var diffIDs, names []string
 	random := rand.NewChaCha8([32]byte{1: byte(layers), 2: byte(files), 3: byte(files >> 8)})
 	for i := range layers {
-		l, err := putBlob(layout, "layer.v1.tar", func(w io.Writer) error { return madeUpLayer(w, random, i, files) })
+		name, err := addLayer(out, b.work, func(w io.Writer) error { return madeUpLayer(w, random, i, files) })
 		if err != nil {
-			return err
+			return a, err
 		}
-		m.Layers = append(m.Layers, l)
-		diffIDs = append(diffIDs, l.Digest)
+		diffIDs, names = append(diffIDs, "sha256:"+name), append(names, name+".tar")
 	}
 	config, err := json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
 	})
 	if err != nil {
-		return err
+		return a, err
 	}
-	if m.Config, err = put("config.v1+json", config); err != nil {
-		return err
-	}
-	doc, err := json.Marshal(m)
+	id := fmt.Sprintf("%x.json", sha256.Sum256(config))
+	manifest, err := json.Marshal([]map[string]any{{"Config": id, "RepoTags": []string{a.ref}, "Layers": names}})
 	if err != nil {
-		return err
+		return a, err
 	}
-	d, err := put("manifest.v1+json", doc)
-	if err != nil {
-		return err
-	}
-	d.Annotations = map[string]string{"org.opencontainers.image.ref.name": name}
-	x, err := json.Marshal(index{SchemaVersion: 2, Manifests: []descriptor{d}})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(layout, "index.json"), x, 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(layoutVersion), 0o644)
+	return a, errors.Join(addFile(out, id, bytes.NewReader(config), int64(len(config))),
+		addFile(out, "manifest.json", bytes.NewReader(manifest), int64(len(manifest))), out.Close())
 }
 
-// putBlob writes a blob of a layout without holding it in memory.
-func putBlob(layout, mediaType string, write func(w io.Writer) error) (_ descriptor, err error) {
-	f, err := os.CreateTemp(layout, "blob")
+// addLayer adds what write writes to an archive, under the name of its SHA-256, which it
+// returns. The tar goes through a file in dir, not through memory.
+func addLayer(out *tar.Writer, dir string, write func(w io.Writer) error) (name string, err error) {
+	f, err := os.CreateTemp(dir, "layer")
 	if err != nil {
-		return descriptor{}, err
+		return "", err
 	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	h := sha256.New()
-	err = errors.Join(write(io.MultiWriter(f, h)), f.Close())
-	if err != nil {
-		return descriptor{}, err
+	if err := write(io.MultiWriter(f, h)); err != nil {
+		return "", err
 	}
-	info, err := os.Stat(f.Name())
+	size, err := f.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return descriptor{}, err
+		return "", err
 	}
-	d := descriptor{MediaType: "application/vnd.oci.image." + mediaType, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: info.Size()}
-	return d, os.Rename(f.Name(), blobFile(layout, d.Digest))
+	name = hex.EncodeToString(h.Sum(nil))
+	return name, addFile(out, name+".tar", io.NewSectionReader(f, 0, size), size)
 }
 
-// madeUpArchive is an image of made-up layers as a docker archive, which every engine
-// reads; where there is no skopeo to write one, as a layout. The tag tells sizes apart.
-func (b *bench) madeUpArchive(ctx context.Context, name string, tag, layers, files int) (archive, error) {
-	a := archive{image: name, form: "docker-archive", ref: fmt.Sprintf("example.org/%s-%d:latest", name, tag)}
-	layout := filepath.Join(b.work, fmt.Sprintf("%s-%d", name, tag))
-	if err := madeUp(layout, a.ref, layers, files); err != nil {
-		return a, err
+func addFile(out *tar.Writer, name string, r io.Reader, size int64) error {
+	if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}); err != nil {
+		return err
 	}
-	a.file = layout + ".tar"
-	if _, err := exec.LookPath("skopeo"); err != nil {
-		a.form, a.file = "oci", layout
-		return a, nil //nolint:nilerr // then it stays a layout
-	}
-	if _, err := output(ctx, "skopeo", "--insecure-policy", "copy", "-q", "oci:"+layout, "docker-archive:"+a.file+":"+a.ref); err != nil {
-		return a, err
-	}
-	return a, os.RemoveAll(layout)
+	_, err := io.Copy(out, r)
+	return err
 }
 
 // madeUpName is the path of file n of a layer, in directories of 100.

@@ -20,7 +20,7 @@ func mountLine(ctx context.Context, b *bench) error {
 	depths := []int{1, 10, 100, 400}
 	var mounted, unmounted []*report.Entry
 	for _, n := range depths {
-		a, err := b.madeUpArchive(ctx, "layers", n, n, 10)
+		a, err := b.madeUpArchive("layers", n, n, 10)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 const (
 	chartWidth = 900
 	labelWidth = 250
+	wideLabel  = 330 // of names of lines and works together
 	valueWidth = 110
 	rowHeight  = 22
 )
@@ -28,8 +29,8 @@ func (s *svg) line(x1, y1, x2, y2 float64, class string) {
 }
 
 func (s *svg) finish(height float64, title string) template.HTML {
-	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %d %.0f" width="%d" height="%.0f" role="img"><title>%s</title>%s</svg>`,
-		chartWidth, height, chartWidth, height, template.HTMLEscapeString(title), s.String()))
+	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %d %.0f" role="img"><title>%s</title>%s</svg>`,
+		chartWidth, height, template.HTMLEscapeString(title), s.String()))
 }
 
 // scale maps values to x. It is logarithmic where the largest is far from the smallest.
@@ -87,7 +88,7 @@ func (w *Work) chart() template.HTML {
 // cost stands in that of layerfs.
 func (r *Report) overviewChart() template.HTML {
 	works := r.compared()
-	sc := scale{low: 0.1, high: 10, left: labelWidth, width: chartWidth - labelWidth - 20, log: true}
+	sc := scale{low: 0.1, high: 10, left: wideLabel, width: chartWidth - wideLabel - 20, log: true}
 	for _, w := range works {
 		for _, e := range w.Entries {
 			if v := Against(e, w.First(Layerfs), w.Judge.Of); v > 0 {
@@ -108,7 +109,7 @@ func (r *Report) overviewChart() template.HTML {
 	}
 	for i, w := range works {
 		y := float64(i*16 + 28)
-		s.text(labelWidth-8, y+4, "end", "small", w.label)
+		s.text(wideLabel-8, y+4, "end", "small", w.label)
 		s.line(sc.left, y, sc.left+sc.width, y, "grid")
 		for _, e := range w.Entries {
 			v := Against(e, w.First(Layerfs), w.Judge.Of)

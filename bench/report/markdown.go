@@ -11,7 +11,14 @@ import (
 func (r *Report) Markdown() ([]byte, error) {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "# Performance\n\n<!-- Generated from bench/results.json and bench/report/notes: make bench-docs. -->\n\n")
-	fmt.Fprintf(&out, "layerfs beside its peers and beside the limits of the machine. `make bench-peers` measures, and shows [the same with charts](performance.html).\n\n%s\n\n%s\n\n## Overview\n\n%s\n\n", r.standing(), intro, overviewIntro)
+	fmt.Fprintf(&out, "layerfs beside its peers and beside the limits of the machine. `make bench-peers` measures, and shows [the same with charts](performance.html).\n\n%s\n", r.standing().Sentence)
+	for i, behind := range r.standing().Behind {
+		if i == 0 {
+			out.WriteString("\n")
+		}
+		fmt.Fprintf(&out, "- %s\n", behind)
+	}
+	fmt.Fprintf(&out, "\n%s\n\n## Overview\n\n%s\n\n", intro, overviewIntro)
 	out.WriteString("| work | wall | best peer | peer | limit | CPU | best peer | peer | limit |\n|---|---:|---|---:|---:|---:|---|---:|---:|\n")
 	for _, row := range r.overview() {
 		fmt.Fprintf(&out, "| %s", row.Label)
@@ -36,10 +43,10 @@ func (l *Line) markdown(out io.Writer) {
 	for _, n := range l.Notes() {
 		fmt.Fprintf(out, "\n%s\n", n.Text)
 	}
-	for _, w := range l.Works {
+	for i, w := range l.Works {
 		fmt.Fprintf(out, "\n### %s\n\n", w.Name)
-		if w.About != "" {
-			fmt.Fprintf(out, "%s\n\n", w.About)
+		if about := l.about(i); about != "" {
+			fmt.Fprintf(out, "%s\n\n", about)
 		}
 		fmt.Fprintf(out, "%s\n\n", w.When)
 		fmt.Fprintf(out, "| %s |\n|---%s|\n", strings.Join(Columns(), " | "), strings.Repeat("|---:", len(Columns())-1))

@@ -26,31 +26,35 @@ const overviewIntro = "For each work, by wall time and by CPU: what layerfs need
 	"(above 1 layerfs is ahead), and the cost of layerfs in that of the limit, which is what the machine needs for the part that nobody " +
 	"can leave out."
 
-// standing is a sentence on where layerfs is behind.
-func (r *Report) standing() string {
-	works, ahead := 0, 0
-	var behind []string
+// standing says in how many works layerfs is ahead of every peer, and where it is not.
+type standing struct {
+	Sentence string
+	Behind   []string
+}
+
+func (r *Report) standing() standing {
+	var s standing
+	works := 0
 	for _, w := range r.compared() {
-		wall, cpu := w.Verdict(Wall), w.Verdict(CPU)
-		if wall.Best == nil {
-			continue
-		}
-		works++
 		var by []string
-		for _, v := range []Verdict{wall, cpu} {
+		for _, v := range []Verdict{w.Verdict(Wall), w.Verdict(CPU)} {
+			if v.Best == nil {
+				continue
+			}
+			if v.By == Wall {
+				works++
+			}
 			if v.Behind() {
-				by = append(by, fmt.Sprintf("%s by %s (%s)", v.Best.Name, v.By, digits(v.ToPeer)))
+				by = append(by, fmt.Sprintf("%s by %s time, %s of that of layerfs", v.Best.Name, v.By, digits(v.ToPeer)))
 			}
 		}
-		if len(by) == 0 {
-			ahead++
-			continue
+		if len(by) > 0 {
+			s.Behind = append(s.Behind, w.label+": "+strings.Join(by, "; "))
 		}
-		behind = append(behind, w.label+": "+strings.Join(by, " and "))
 	}
-	s := fmt.Sprintf("layerfs needs less than every peer, by wall time and by CPU, in %d of %d works.", ahead, works)
-	if len(behind) > 0 {
-		s += " A peer needs less in " + strings.Join(behind, "; ") + ". The sections of these say what bounds layerfs there."
+	s.Sentence = fmt.Sprintf("layerfs needs less than every peer, by wall time and by CPU time, in %d of %d works.", works-len(s.Behind), works)
+	if len(s.Behind) > 0 {
+		s.Sentence += " In these a peer needs less, and their sections say what bounds layerfs:"
 	}
 	return s
 }
@@ -58,7 +62,7 @@ func (r *Report) standing() string {
 type page struct {
 	Report   *Report
 	Intro    string
-	Standing string
+	Standing standing
 	About    string // of the overview
 	Rows     []overviewRow
 	Columns  []string
@@ -73,8 +77,10 @@ type pageLine struct {
 
 type pageWork struct {
 	*Work
-	Chart template.HTML
-	Rows  []pageRow
+	About  string // unless the work before says the same
+	Chart  template.HTML
+	Rows   []pageRow
+	Absent []string
 }
 
 type pageRow struct {
@@ -85,19 +91,20 @@ type pageRow struct {
 
 // HTML is a page that needs nothing else: charts are SVG inside it, and it has no scripts.
 func (r *Report) HTML() ([]byte, error) {
-	t, err := template.New("page").Funcs(template.FuncMap{"digits": digits, "amount": amount, "inline": inline}).Parse(pageText)
+	t, err := template.New("page").Funcs(template.FuncMap{"digits": digits, "amount": amount, "inline": inline, "join": strings.Join}).Parse(pageText)
 	if err != nil {
 		return nil, err
 	}
 	p := page{Report: r, Intro: intro, Standing: r.standing(), About: overviewIntro, Rows: r.overview(), Columns: Columns(), Overview: r.overviewChart()}
 	for _, l := range r.Lines {
 		pl := pageLine{Line: l}
-		for _, w := range l.Works {
-			pw := pageWork{Work: w, Chart: w.chart()}
+		for i, w := range l.Works {
+			pw := pageWork{Work: w, About: l.about(i), Chart: w.chart()}
 			for _, e := range w.Entries {
 				row := pageRow{Kind: e.Kind, Cells: w.Row(e)}
 				if len(e.Samples) == 0 {
 					row.Cells, row.Absent = row.Cells[:1], row.Cells[1]
+					pw.Absent = append(pw.Absent, e.Name+" ("+e.Absent+")")
 				}
 				pw.Rows = append(pw.Rows, row)
 			}
@@ -110,6 +117,14 @@ func (r *Report) HTML() ([]byte, error) {
 		return nil, fmt.Errorf("write page: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// about explains a work, unless the one before it has the same explanation.
+func (l *Line) about(i int) string {
+	if i > 0 && l.Works[i-1].About == l.Works[i].About {
+		return ""
+	}
+	return l.Works[i].About
 }
 
 // amount writes a figure with its unit.
