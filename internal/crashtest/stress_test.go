@@ -17,14 +17,17 @@ import (
 	"time"
 
 	"github.com/layerfs/layerfs/internal/testenv"
+	"golang.org/x/sys/unix"
 )
 
 // Limits of a stress run.
 const (
 	stressShort = 12 * time.Second
 	stressLong  = 20 * time.Minute
-	// patience is how long one command may take before it counts as stuck.
-	patience = 2 * time.Minute
+	// patience is how long one command may take before it counts as stuck. 32 processes with
+	// the race detector on two processors leave each the time of a tenth.
+	patience     = 2 * time.Minute
+	patienceLong = 8 * time.Minute
 )
 
 // Many processes run every command on one store, a collector among them. No command fails
@@ -83,9 +86,15 @@ type user struct {
 // run runs a command that may end with one of these codes, besides 0, and returns whether
 // it ended with 0.
 func (u *user) run(codes []int, args ...string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	limit := patience
+	if *long {
+		limit = patienceLong
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, u.w.bin, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGQUIT) } // it says where it is stuck
+	cmd.WaitDelay = 10 * time.Second
 	cmd.Env, cmd.Dir = u.w.env, u.w.dir
 	out, err := cmd.CombinedOutput()
 	u.commands.Add(1)
