@@ -68,7 +68,7 @@ func (s *Store) writeLayoutFile(ctx context.Context, data []byte) error {
 
 // layout returns what index.json is to hold.
 func (s *Store) layout(ctx context.Context) ([]byte, error) {
-	refs, err := s.soundRefs(ctx)
+	refs, err := s.ownRefs(ctx)
 	if err != nil {
 		return nil, err
 	}

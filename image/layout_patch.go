@@ -182,15 +182,30 @@ func (p *layoutPatch) write(f *os.File) error {
 // store with many it takes them from index.json, which after a kill can lack one until
 // the next collection.
 func (s *Store) Names(ctx context.Context, target ocispec.Descriptor) ([]Ref, error) {
-	data, err := s.records.ReadRecord(ocispec.ImageIndexFile)
+	refs, err := s.namesOf(ctx, s.records, target)
+	for i := 0; i < len(s.shared) && err == nil; i++ {
+		var more []Ref
+		more, err = s.namesOf(ctx, s.shared[i], target)
+		for _, r := range more {
+			r.Shared = true
+			if !slices.ContainsFunc(refs, func(o Ref) bool { return o.record() == r.record() }) {
+				refs = append(refs, r)
+			}
+		}
+	}
+	return refs, err
+}
+
+func (s *Store) namesOf(ctx context.Context, records Records, target ocispec.Descriptor) ([]Ref, error) {
+	data, err := records.ReadRecord(ocispec.ImageIndexFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 		return nil, err
 	}
 	var refs []Ref
 	if err != nil || len(data) <= layoutSmall || !bytes.HasPrefix(data, []byte(layoutHead)) {
-		refs, err = s.soundRefs(ctx)
+		refs, err = s.soundRefsOf(ctx, records)
 	} else {
-		refs, err = s.namesIn(data, target)
+		refs, err = namesIn(records, data, target)
 	}
 	if err != nil {
 		return nil, err
@@ -201,7 +216,7 @@ func (s *Store) Names(ctx context.Context, target ocispec.Descriptor) ([]Ref, er
 }
 
 // namesIn reads the records of the names whose lines in index.json have the digest.
-func (s *Store) namesIn(data []byte, target ocispec.Descriptor) (refs []Ref, err error) {
+func namesIn(records Records, data []byte, target ocispec.Descriptor) (refs []Ref, err error) {
 	for rest := data; ; {
 		at := bytes.Index(rest, []byte(target.Digest))
 		if at < 0 {
@@ -212,7 +227,7 @@ func (s *Store) namesIn(data []byte, target ocispec.Descriptor) (refs []Ref, err
 		rest = after
 		entry := append(append([]byte(layoutHead), bytes.TrimLeft(line, " ,")...), layoutTail...)
 		for record := range layoutNames(entry) {
-			r, err := s.readRef(record)
+			r, err := readRef(records, record)
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 				continue
 			}

@@ -30,6 +30,7 @@ type Ref struct {
 	Target  ocispec.Descriptor  // digest, media type and size of a manifest or an index
 	Created time.Time           // when the name was given
 	Source  string              // where the image came from, for people; may be ""
+	Shared  bool                // it is a name of a store that this one stands on
 }
 
 // String returns the familiar name, or the digest of an unnamed image.

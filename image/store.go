@@ -49,6 +49,10 @@ type Blobs interface {
 type Options struct {
 	Now    func() time.Time // for records of names; time.Now when nil
 	Logger *slog.Logger     // discards when nil
+	// Shared are the records of stores that this one stands on, where names are looked
+	// for that it does not have. They are only read. The blobs of these stores are among
+	// those that the Store is given.
+	Shared []Records
 }
 
 // Store is the images of one layerfs store: their documents and their names. It is
@@ -59,6 +63,7 @@ type Options struct {
 // never while data moves.
 type Store struct {
 	records Records
+	shared  []Records
 	blobs   Blobs
 	now     func() time.Time
 	log     *slog.Logger
@@ -66,7 +71,7 @@ type Store struct {
 
 // NewStore returns the images kept in records and blobs.
 func NewStore(records Records, blobs Blobs, opts Options) *Store {
-	s := &Store{records: records, blobs: blobs, now: opts.Now, log: opts.Logger}
+	s := &Store{records: records, shared: opts.Shared, blobs: blobs, now: opts.Now, log: opts.Logger}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -159,12 +164,38 @@ func putDocument(ctx context.Context, batch cas.Batch, doc Document) (err error)
 }
 
 // Refs returns all names and unnamed images, in the order of their names, the unnamed
-// ones last. Where records are damaged the others are returned, and an error that names
-// the damaged ones and wraps fs.ErrInvalid.
+// ones last; after the store's own those of stores that it stands on. Where records are
+// damaged the others are returned, and an error that names the damaged ones and wraps
+// fs.ErrInvalid.
 func (s *Store) Refs(ctx context.Context) ([]Ref, error) {
 	refs, damaged, err := s.readRefs(ctx)
 	if err != nil {
 		return nil, err
+	}
+	return s.withShared(refs, damaged, func(r Records) (rels []string, err error) { return refRecords(ctx, r) })
+}
+
+// withShared adds to the store's own names those that list finds in the stores that it
+// stands on and that are not among the former.
+func (s *Store) withShared(refs []Ref, damaged []Damage, list func(Records) ([]string, error)) ([]Ref, error) {
+	known := map[string]bool{}
+	for _, below := range s.shared {
+		for _, r := range refs {
+			known[r.record()] = true
+		}
+		rels, err := list(below)
+		if err != nil {
+			return nil, err
+		}
+		rels = slices.DeleteFunc(rels, func(rel string) bool { return known[rel] })
+		more, bad, err := readEach(below, rels)
+		if err != nil {
+			return nil, err
+		}
+		for i := range more {
+			more[i].Shared = true
+		}
+		refs, damaged = append(refs, more...), append(damaged, bad...)
 	}
 	return refs, joinDamage(damaged)
 }
@@ -179,9 +210,23 @@ func joinDamage(damaged []Damage) error {
 
 // RefsOf returns the names of one repository, as Refs does, reading no others.
 func (s *Store) RefsOf(ctx context.Context, repository reference.Reference) ([]Ref, error) {
-	var rels []string
+	list := func(r Records) (rels []string, err error) { return recordsOf(r, repository) }
+	rels, err := list(s.records)
+	if err != nil {
+		return nil, err
+	}
+	refs, damaged, err := readEach(s.records, rels)
+	if err != nil {
+		return nil, err
+	}
+	refs, err = s.withShared(refs, damaged, list)
+	return refs, errors.Join(err, ctx.Err())
+}
+
+// recordsOf lists the records of the names of one repository.
+func recordsOf(records Records, repository reference.Reference) (rels []string, err error) {
 	list := func(dir, prefix string) error {
-		names, err := s.records.ListRecords(dir)
+		names, err := records.ListRecords(dir)
 		for _, name := range names {
 			if rest, ok := strings.CutPrefix(name, prefix); ok && rest != "" && (rest[0] == ':' || rest[0] == '@') {
 				rels = append(rels, dir+"/"+name)
@@ -194,31 +239,35 @@ func (s *Store) RefsOf(ctx context.Context, repository reference.Reference) ([]R
 	if err := errors.Join(list(path.Dir(own), path.Base(own)), list(own, "")); err != nil {
 		return nil, fmt.Errorf("list names: %w", err)
 	}
-	refs, damaged, err := s.readEach(rels)
-	if err != nil {
-		return nil, err
-	}
-	return refs, errors.Join(joinDamage(damaged), ctx.Err())
+	return rels, nil
 }
 
-// readRefs is Refs with the damaged records one by one.
+// readRefs returns the store's own names, with the damaged records one by one.
 func (s *Store) readRefs(ctx context.Context) (refs []Ref, damaged []Damage, err error) {
-	var rels []string
-	err = s.records.WalkRecords(ctx, refsDir, func(rel string, _ int64, _ time.Time) error {
+	rels, err := refRecords(ctx, s.records)
+	if err != nil {
+		return nil, nil, err
+	}
+	return readEach(s.records, rels)
+}
+
+// refRecords lists the records of names.
+func refRecords(ctx context.Context, records Records) (rels []string, err error) {
+	err = records.WalkRecords(ctx, refsDir, func(rel string, _ int64, _ time.Time) error {
 		rels = append(rels, rel)
 		return nil
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("list names: %w", err)
+		return nil, fmt.Errorf("list names: %w", err)
 	}
-	return s.readEach(rels)
+	return rels, nil
 }
 
 // readEach reads the records of names.
-func (s *Store) readEach(rels []string) (refs []Ref, damaged []Damage, err error) {
+func readEach(records Records, rels []string) (refs []Ref, damaged []Damage, err error) {
 	refs = make([]Ref, 0, len(rels))
 	for _, rel := range rels {
-		r, err := s.readRef(rel)
+		r, err := readRef(records, rel)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			// Removed since the directory was read.
@@ -237,11 +286,30 @@ func (s *Store) readEach(rels []string) (refs []Ref, damaged []Damage, err error
 // soundRefs is Refs for work that one damaged record must not stop.
 func (s *Store) soundRefs(ctx context.Context) ([]Ref, error) {
 	refs, err := s.Refs(ctx)
+	return refs, s.warnDamage(err)
+}
+
+// ownRefs is soundRefs without the names of stores that this one stands on.
+func (s *Store) ownRefs(ctx context.Context) ([]Ref, error) { return s.soundRefsOf(ctx, s.records) }
+
+func (s *Store) soundRefsOf(ctx context.Context, records Records) ([]Ref, error) {
+	rels, err := refRecords(ctx, records)
+	if err != nil {
+		return nil, err
+	}
+	refs, damaged, err := readEach(records, rels)
+	if err != nil {
+		return nil, err
+	}
+	return refs, s.warnDamage(joinDamage(damaged))
+}
+
+func (s *Store) warnDamage(err error) error {
 	if err != nil && errors.Is(err, fs.ErrInvalid) {
 		s.log.Warn("names are damaged", "error", err)
 		err = nil
 	}
-	return refs, err
+	return err
 }
 
 // Ref returns what exactly this name points to; one that is not there wraps
@@ -250,15 +318,21 @@ func (s *Store) Ref(ctx context.Context, name reference.Reference) (Ref, error) 
 	if err := ctx.Err(); err != nil {
 		return Ref{}, err
 	}
-	return s.readRef(Ref{Name: name}.record())
+	rel := Ref{Name: name}.record()
+	r, err := readRef(s.records, rel)
+	for i := 0; i < len(s.shared) && errors.Is(err, fs.ErrNotExist); i++ {
+		r, err = readRef(s.shared[i], rel)
+		r.Shared = true
+	}
+	return r, err
 }
 
-func (s *Store) readRef(rel string) (Ref, error) {
+func readRef(records Records, rel string) (Ref, error) {
 	name, unnamed, err := parseRecordName(rel)
 	if err != nil {
 		return Ref{}, err
 	}
-	data, err := s.records.ReadRecord(rel)
+	data, err := records.ReadRecord(rel)
 	if err != nil {
 		return Ref{}, fmt.Errorf("read name %s: %w", name.Familiar(), err)
 	}
@@ -321,7 +395,11 @@ func (s *Store) SetRefs(ctx context.Context, refs ...Ref) error {
 func (s *Store) RemoveRefs(ctx context.Context, refs ...Ref) error {
 	return s.change(ctx, func(c *changes) error {
 		for _, r := range refs {
-			if err := c.remove(ctx, r); err != nil {
+			err := c.remove(ctx, r)
+			if errors.Is(err, fs.ErrNotExist) && r.Shared {
+				err = fmt.Errorf("it is in an additional store, which is never changed here: %w", fs.ErrPermission)
+			}
+			if err != nil {
 				return fmt.Errorf("remove name %s: %w", r, err)
 			}
 		}

@@ -100,7 +100,7 @@ func checkImage(path string) error {
 
 func (c *checker) sameTree(ctx context.Context, path string, layers []DiffID) error {
 	for _, d := range layers {
-		if !c.layers[d] {
+		if !c.sound(d) {
 			return checkImage(path) // its layer is reported already
 		}
 	}

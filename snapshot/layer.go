@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/layerfs/layerfs/cas"
@@ -283,7 +282,7 @@ func (s *Store) OpenLayer(_ context.Context, d DiffID) (*recipe.Recipe, io.Close
 	if _, err := ParseDiffID(string(d)); err != nil {
 		return nil, nil, err
 	}
-	f, err := os.Open(filepath.Join(s.disk.Root(), layerName(d)))
+	f, err := os.Open(s.disk.RecordPath(layerName(d)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("open layer %s: %w", d, err)
 	}
@@ -341,7 +340,11 @@ func (s *Session) keep(ctx context.Context, record string) error {
 		_, _, err := s.disk.StatRecord(record)
 		return err
 	}
-	return s.ing.Keep(ctx, record)
+	err := s.ing.Keep(ctx, record)
+	if errors.Is(err, fs.ErrNotExist) && s.disk.Elsewhere(record) != nil {
+		return nil // no collection here takes it away
+	}
+	return err
 }
 
 func ignoreMissing(err error) error {

@@ -170,7 +170,12 @@ func (c *collector) objectsOf(d DiffID) (memoLayer, error) {
 	return l, nil
 }
 
+// readObjects reads the recipe of a layer of this store: those of layers in stores that it
+// stands on name nothing here.
 func (s *Store) readObjects(d DiffID) (l memoLayer, err error) {
+	if ok, err := s.has(layerName(d)); err != nil || !ok {
+		return l, errors.Join(err, fs.ErrNotExist)
+	}
 	rec, closer, err := s.OpenLayer(context.Background(), d)
 	if err != nil {
 		return l, err

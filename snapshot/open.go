@@ -48,7 +48,7 @@ func (s *Store) Mounts(ctx context.Context, key Key, o MountOptions) (unionfs.La
 		l.Lower = append(l.Lower, unionfs.Lower{Tree: t})
 	}
 	if len(st.Trees) > 0 {
-		l.Data = []string{s.disk.ObjectsDir()}
+		l.Data = s.disk.ObjectsDirs()
 	}
 	if rec.Kind == Active {
 		l.Upper, l.Work = s.Upper(key), s.dir(key)+"/work"

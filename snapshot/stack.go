@@ -81,7 +81,7 @@ const stackAttempts = 10
 func (s *Store) haveStack(chain []ChainID, o StackOptions) (Stack, bool, error) {
 	st := Stack{Chain: chain[len(chain)-1]}
 	for i := len(chain) - 1; i >= 0; i-- {
-		name := filepath.Join(s.disk.Root(), treeName(chain[i]))
+		name := s.disk.RecordPath(treeName(chain[i]))
 		if ok, err := haveTree(name); err != nil {
 			return st, false, err
 		} else if ok {
@@ -89,7 +89,7 @@ func (s *Store) haveStack(chain []ChainID, o StackOptions) (Stack, bool, error) 
 			st.Merged = len(st.Trees) == 1
 			return st, st.Merged || !o.Single && (o.AnyDepth || len(st.Trees) <= maxDeltas+1), nil
 		}
-		name = filepath.Join(s.disk.Root(), deltaName(chain[i]))
+		name = s.disk.RecordPath(deltaName(chain[i]))
 		if ok, err := haveTree(name); err != nil || !ok {
 			return st, false, err
 		}
@@ -150,7 +150,7 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 	depth, merged := 0, -1
 	for i := len(chain) - 2; i >= 0; i-- {
 		depth++
-		ok, err := haveTree(filepath.Join(s.disk.Root(), treeName(chain[i])))
+		ok, err := haveTree(s.disk.RecordPath(treeName(chain[i])))
 		if err != nil {
 			return 0, err
 		}
@@ -162,7 +162,7 @@ func (s *Store) deltaBase(ctx context.Context, layers []DiffID, chain []ChainID,
 	if merged < 0 || depth > maxDeltas && !o.AnyDepth {
 		return 0, nil
 	}
-	im, err := erofs.Open(filepath.Join(s.disk.Root(), treeName(chain[merged])))
+	im, err := erofs.Open(s.disk.RecordPath(treeName(chain[merged])))
 	if err != nil {
 		return 0, nil //nolint:nilerr // damaged: merging replaces it
 	}
@@ -234,7 +234,7 @@ func treeOptions(c ChainID) (erofs.Options, error) {
 }
 
 func (s *Store) buildTree(ctx context.Context, top ChainID, name string, opts erofs.Options, root func() (*tree.Node, error)) error {
-	path := filepath.Join(s.disk.Root(), name)
+	path := s.disk.RecordPath(name)
 	return s.once(ctx, "stack-"+top.hex(), func() (bool, error) { return haveTree(path) }, func() (err error) {
 		n, err := root()
 		if err != nil {

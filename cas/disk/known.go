@@ -36,15 +36,16 @@ func (in *Ingest) Has(id tree.ObjectID) bool {
 	sh.mu.Unlock()
 	if !ok {
 		_, err := in.s.statObject(id)
-		ok = err == nil
+		ok = err == nil || in.s.holdsElsewhere(id, -1)
 	}
 	return ok
 }
 
-// HoldsObject reports whether the store has an object, and it has that size in bytes.
+// HoldsObject reports whether the store, or one that it stands on, has an object, and it
+// has that size in bytes.
 func (s *Store) HoldsObject(id tree.ObjectID, size int64) bool {
 	got, err := s.statObject(id)
-	return err == nil && got == size
+	return err == nil && got == size || err != nil && s.holdsElsewhere(id, size)
 }
 
 // statObject returns the size of an object, or an error that wraps fs.ErrNotExist.
@@ -82,6 +83,14 @@ func (in *Ingest) claim(id tree.ObjectID) bool {
 // Publish to look whether it is still there. An object of another size than is to be put
 // is damaged; it counts as absent, and publishing replaces it.
 func (in *Ingest) present(ref objectRef) (bool, error) {
+	found, err := in.presentHere(ref)
+	if err == nil && !found {
+		found = in.s.holdsElsewhere(ref.id, ref.size)
+	}
+	return found, err
+}
+
+func (in *Ingest) presentHere(ref objectRef) (bool, error) {
 	sh := &in.shards[ref.id[0]]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

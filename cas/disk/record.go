@@ -47,7 +47,13 @@ func (s *Store) ReadRecord(rel string) ([]byte, error) {
 	if err := checkRecord(rel); err != nil {
 		return nil, err
 	}
-	return s.readLimited(rel, MaxRecord)
+	b, err := s.readLimited(rel, MaxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		if below := s.Elsewhere(rel); below != nil {
+			return below.ReadRecord(rel)
+		}
+	}
+	return b, err
 }
 
 // OpenRecord opens a record of any size. The caller closes it.
@@ -72,6 +78,11 @@ func (s *Store) StatRecord(rel string) (size int64, mod time.Time, err error) {
 		return 0, time.Time{}, err
 	}
 	fi, err := s.root.Stat(rel)
+	if errors.Is(err, fs.ErrNotExist) {
+		if below := s.Elsewhere(rel); below != nil {
+			return below.StatRecord(rel)
+		}
+	}
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("stat record %s: %w", rel, err)
 	}
@@ -90,7 +101,7 @@ func (s *Store) MissingRecord(dir string, names []string) (missing string, err e
 		return "", nil
 	}
 	f, err := s.root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && len(s.additional) == 0 {
 		return names[0], nil
 	}
 	if err != nil {
@@ -102,6 +113,9 @@ func (s *Store) MissingRecord(dir string, names []string) (missing string, err e
 		var st unix.Stat_t
 		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, fs.ErrNotExist) {
+			if s.Elsewhere(dir+"/"+name) != nil {
+				continue
+			}
 			return name, nil
 		}
 		if err != nil {

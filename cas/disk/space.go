@@ -78,13 +78,14 @@ func (p *Space) Open(ctx context.Context, d digest.Digest) (cas.Reader, error) {
 		return nil, err
 	}
 	r, err := openContent(p.s.rootDir, rel)
-	if err != nil {
-		return nil, fmt.Errorf("open %s %s: %w", p.noun(), d, err)
+	if err == nil {
+		return r, nil
 	}
-	return r, nil
+	err = fmt.Errorf("open %s %s: %w", p.noun(), d, err)
+	return p.s.openElsewhere(err, func(below *Store) (cas.Reader, error) { return (&Space{below, p.top}).Open(ctx, d) })
 }
 
-// Stat implements [cas.Provider].
+// Stat implements [cas.Provider]. Of objects it knows the store's own only.
 func (p *Space) Stat(ctx context.Context, d digest.Digest) (cas.Info, error) {
 	rel, err := p.path(d)
 	if err != nil {
@@ -94,6 +95,9 @@ func (p *Space) Stat(ctx context.Context, d digest.Digest) (cas.Info, error) {
 		return cas.Info{}, err
 	}
 	st, err := statAt(p.s.rootDir, rel)
+	for i := 0; p.top == blobsDir && i < len(p.s.additional) && errors.Is(err, fs.ErrNotExist); i++ {
+		st, err = statAt(p.s.additional[i].rootDir, rel)
+	}
 	if err != nil {
 		return cas.Info{}, fmt.Errorf("stat %s %s: %w", p.noun(), d, err)
 	}
@@ -141,10 +145,11 @@ func (s *Store) OpenObject(ctx context.Context, id tree.ObjectID) (cas.Reader, e
 		return nil, err
 	}
 	r, err := openContent(s.objects, id.Path())
-	if err != nil {
-		return nil, fmt.Errorf("open object %s: %w", id.Digest(), err)
+	if err == nil {
+		return r, nil
 	}
-	return r, nil
+	err = fmt.Errorf("open object %s: %w", id.Digest(), err)
+	return s.openElsewhere(err, func(below *Store) (cas.Reader, error) { return below.OpenObject(ctx, id) })
 }
 
 // openContent opens a regular file below dir. A tar export opens tens of thousands, so it

@@ -39,6 +39,9 @@ type Options struct {
 	// NoSync leaves out all flushing, so that a power cut may lose or tear anything.
 	// It is for measuring what flushing costs.
 	NoSync bool
+	// Additional are directories of stores that this one stands on, see
+	// [Store.Additional]; the first that has something is read.
+	Additional []string
 	// Logger is told of repairs and of leftovers; nil discards.
 	Logger *slog.Logger
 }
@@ -52,6 +55,8 @@ type Store struct {
 	opts     Options
 	readOnly string // why nothing may be written, "" when it may
 	log      *slog.Logger
+
+	additional []*Store // that this one stands on
 }
 
 // Open opens the store in dir. One that is not there is made, with its parents, unless
@@ -90,8 +95,10 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Store, err error) {
 	if s.rootDir, err = s.root.Open("."); err != nil {
 		return nil, err
 	}
-	s.objects, err = s.root.Open(objectsDir)
-	return s, err
+	if s.objects, err = s.root.Open(objectsDir); err != nil {
+		return nil, err
+	}
+	return s, s.openAdditional(ctx, opts.Additional)
 }
 
 // makeRoot makes the root directory itself.
@@ -195,6 +202,9 @@ func (s *Store) writable() error {
 // closed by their users before.
 func (s *Store) Close() error {
 	var errs []error
+	for _, below := range s.additional {
+		errs = append(errs, below.Close())
+	}
 	if s.objects != nil {
 		errs = append(errs, s.objects.Close())
 	}

@@ -26,8 +26,9 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	root    string // --root
-	verbose bool
+	root       string   // --root
+	additional []string // --additional-store
+	verbose    bool
 
 	args   []string           // of the whole program, to execute it anew; nil when it shall not
 	cancel context.CancelFunc // ends what is under way; nil when signals are not for it
@@ -141,8 +142,9 @@ on the result. It needs no daemon.`,
 	})
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.root, "root", "", "directory of the store (default "+`$LAYERFS_ROOT, else /var/lib/layerfs for root and $XDG_DATA_HOME/layerfs for others)`)
+	f.StringArrayVar(&a.additional, "additional-store", nil, "store below this one, whose images are used and which is never changed (repeatable; default $"+additionalEnv+", separated by colons)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
-	cobra.CheckErr(cmd.MarkPersistentFlagDirname("root"))
+	cobra.CheckErr(errors.Join(cmd.MarkPersistentFlagDirname("root"), cmd.MarkPersistentFlagDirname("additional-store")))
 	cmd.AddGroup(
 		&cobra.Group{ID: "image", Title: "Images:"},
 		&cobra.Group{ID: "snapshot", Title: "Snapshots and mounts:"},
@@ -177,7 +179,7 @@ on the result. It needs no daemon.`,
 
 // named returns the name of the command that arguments plainly name, else "".
 func named(args []string) string {
-	for len(args) > 1 && args[0] == "--root" {
+	for len(args) > 1 && (args[0] == "--root" || args[0] == "--additional-store") {
 		args = args[2:]
 	}
 	if len(args) == 0 {
@@ -268,6 +270,30 @@ func (a *app) storeRoot() (string, error) {
 	return filepath.Join(home, ".local", "share", "layerfs"), nil
 }
 
+// additionalEnv names additional stores where no flag does.
+const additionalEnv = "LAYERFS_ADDITIONAL_STORES"
+
+// additionalStores returns the directories of the stores below this one, and leaves them
+// in the environment for the processes of this program that are started from here.
+func (a *app) additionalStores() ([]string, error) {
+	dirs := a.additional
+	if len(dirs) == 0 {
+		dirs = filepath.SplitList(os.Getenv(additionalEnv))
+	}
+	if len(dirs) == 0 {
+		return nil, nil
+	}
+	all := make([]string, 0, len(dirs))
+	for _, dir := range dirs {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, abs)
+	}
+	return all, os.Setenv(additionalEnv, strings.Join(all, string(os.PathListSeparator)))
+}
+
 // warner is a logger for what a user must know although the command succeeds.
 func (a *app) warner() *slog.Logger {
 	if a.verbose {
@@ -297,8 +323,12 @@ func (a *app) store(ctx context.Context) (*snapshot.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	additional, err := a.additionalStores()
+	if err != nil {
+		return nil, err
+	}
 	a.catchSignals()
-	if a.disk, err = disk.Open(ctx, root, disk.Options{Logger: a.logger()}); err != nil {
+	if a.disk, err = disk.Open(ctx, root, disk.Options{Logger: a.logger(), Additional: additional}); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	if a.now, err = sourceDate(); err != nil {

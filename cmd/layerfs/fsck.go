@@ -28,13 +28,14 @@ func newFsckCmd(a *app) *cobra.Command {
 		Use:   "fsck",
 		Short: "Verify everything in the store, and repair it",
 		Long: `Fsck hashes every object and blob, reads every recipe and record, compares every tree
-with its layers, and says which images and files a fault touches. It ends with code 0
+with its layers, and says which images and files a fault touches. Additional stores are
+not verified; check each of them as a store of its own, with --root. It ends with code 0
 when everything is sound and with 5 when something is not.
 
 With --repair, damaged contents are taken out of reach and fetched again from the stores,
-archives and layout directories given with --from, trees are made anew from the layers,
-and names are restored from index.json. What is sound is not touched. The code is 0 when
-all faults were mended.`,
+archives and layout directories given with --from, and from additional stores. Trees are
+made anew from the layers, and names are restored from index.json. What is sound is not
+touched. The code is 0 when all faults were mended.`,
 		Example: `  layerfs fsck
   layerfs fsck --repair --from backup.tar --from /mnt/other/layerfs`,
 		Args: cobra.NoArgs,
@@ -147,6 +148,13 @@ func (a *app) imageNeeds(ctx context.Context, need func(snapshot.Need)) error {
 // repair checks the store and mends it from the given stores and archives.
 func (a *app) repair(ctx context.Context, s *snapshot.Store, check snapshot.CheckOptions, from []string) (_ *snapshot.CheckReport, err error) {
 	o := snapshot.RepairOptions{CheckOptions: check, Names: a.restoreNames}
+	for _, below := range a.disk.Additional() {
+		src, serr := snapshot.New(below, snapshot.Options{Logger: a.logger()})
+		if serr != nil {
+			return nil, serr
+		}
+		o.Sources = append(o.Sources, snapshot.NewStoreSource(src))
+	}
 	for _, place := range from {
 		src, closeSource, serr := a.openSource(ctx, place)
 		if serr != nil {

@@ -24,6 +24,7 @@ type infoReport struct {
 	Version  string       `json:"version"`
 	Root     string       `json:"root"`
 	ReadOnly string       `json:"readOnly,omitempty"`
+	Below    []string     `json:"additionalStores,omitempty"`
 	Kernel   string       `json:"kernel"`
 	User     int          `json:"uid"`
 	Images   int          `json:"images"`
@@ -52,6 +53,9 @@ func (a *app) runInfo(ctx context.Context, o outputFlags) error {
 	}
 	r := infoReport{Version: version, Root: a.disk.Root(), ReadOnly: a.disk.ReadOnly(), User: os.Geteuid(),
 		Images: len(a.imageNames(ctx)), Snaps: len(a.snapshotNames(ctx))}
+	for _, below := range a.disk.Additional() {
+		r.Below = append(r.Below, below.Root())
+	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err == nil {
 		r.Kernel = unix.ByteSliceToString(uts.Release[:])
@@ -82,6 +86,9 @@ func (r infoReport) print(out io.Writer) error {
 	line("Store", r.Root)
 	if r.ReadOnly != "" {
 		line("Read-only", r.ReadOnly)
+	}
+	for _, dir := range r.Below {
+		line("Additional store", dir)
 	}
 	line("Images", r.Images)
 	line("Snapshots", r.Snaps)

@@ -95,7 +95,11 @@ func (a *app) imageStore(ctx context.Context) (*image.Store, error) {
 		return nil, err
 	}
 	if a.imgs == nil {
-		a.imgs = image.NewStore(a.disk, a.disk.Blobs(), image.Options{Logger: a.logger(), Now: a.now})
+		opts := image.Options{Logger: a.logger(), Now: a.now}
+		for _, below := range a.disk.Additional() {
+			opts.Shared = append(opts.Shared, below)
+		}
+		a.imgs = image.NewStore(a.disk, a.disk.Blobs(), opts)
 	}
 	return a.imgs, nil
 }

@@ -134,7 +134,7 @@ func (a *app) pruneImages(ctx context.Context, store *image.Store, o pruneOption
 	}
 	var drop []image.Ref
 	for _, ref := range refs {
-		if !ref.Name.IsZero() && !o.all || used[ref.Target.Digest.String()] {
+		if ref.Shared || !ref.Name.IsZero() && !o.all || used[ref.Target.Digest.String()] {
 			continue
 		}
 		if im, err := store.Open(ctx, ref.Target, nil); err == nil && used[im.Manifest.Digest.String()] {
