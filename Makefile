@@ -87,6 +87,14 @@ stress: setup ## 32 processes of the race-built program on one store for 20 minu
 containers: setup ## start, stop and kill 1,000 containers and their monitors at random (10 minutes; SEED=1)
 	go test -count=1 -v -timeout=60m ./internal/crashtest -run=TestContainers -long -seed=$(or $(SEED),1)
 
+# As root and as a user. LENGTH is for how long the suites run that have no end.
+.PHONY: suites
+suites: setup ## put pjdfstest, unionmount-testsuite, fsx, fsstress and more on FUSE unions (3 hours; LENGTH=1h SUITE=…)
+	tools/suites.sh
+	go test -count=1 -v -timeout=12h ./unionfs/fuse/suites -run='$(or $(SUITE),.)' -long -length=$(or $(LENGTH),1h)
+	go test -count=1 -v -timeout=12h -exec '$(CURDIR)/tools/asuser.sh' ./unionfs/fuse/suites \
+		-run='$(or $(SUITE),.)' -long -length=$(or $(LENGTH),1h)
+
 .PHONY: scale
 scale: build ## measure commands on a store of 10,000 images against one of 10 (15 minutes, 5 GB; SCALE=flags)
 	go run ./bench/scale $(SCALE)

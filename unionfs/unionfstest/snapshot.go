@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,6 +150,13 @@ func (s snapshot) comparable() snapshot {
 		out[path] = st
 	}
 	return out
+}
+
+// Difference lists how the tree at got differs from the one at want, in what the suite's
+// cases compare. Files that were changed since started need not have the same time.
+func Difference(t testing.TB, got, want string, started time.Time) []string {
+	t.Helper()
+	return difference(capture(t, got), capture(t, want), unix.NsecToTimespec(started.UnixNano()))
 }
 
 // difference lists how got differs from want. Times before started were set by hand
