@@ -96,8 +96,9 @@ func TestUnionmount(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(shim, "mount"), fmt.Appendf(nil, mountScript, self, mountCommand), 0o755))
 			must(t, os.WriteFile(filepath.Join(shim, "umount"), fmt.Appendf(nil, unmountScript, self, unmountCommand), 0o755))
 			args := append([]string{c.args[0], "--fuse=layerfs"}, c.args[1:]...)
-			// The suite empties the machine's caches; nothing here depends on that.
-			out, err := run(t, suite, "unshare", append([]string{"--mount", "sh", "-c",
+			// The suite empties the machine's caches; nothing here depends on that. With
+			// private mounts its name space would keep other tests' unions in use.
+			out, err := run(t, suite, "unshare", append([]string{"--mount", "--propagation", "slave", "sh", "-c",
 				`set -e; mount --bind /dev/null /proc/sys/vm/drop_caches; cd "$1"; export UNIONMOUNT_BASEDIR="$2" PATH="$3:$PATH" PYTHONDONTWRITEBYTECODE=1; shift 3; exec ./run "$@"`,
 				"sh", suite, base, shim}, args...)...)
 			must(t, err)
