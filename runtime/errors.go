@@ -45,6 +45,10 @@ func StartCode(err error) int {
 		return 0
 	}
 	if !errors.As(err, &e) {
+		var other interface{ StartCode() int } // of a container that something else started
+		if errors.As(err, &other) {
+			return other.StartCode()
+		}
 		return ExitFailed
 	}
 	switch {

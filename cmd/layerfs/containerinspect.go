@@ -84,6 +84,7 @@ type inspectConfig struct {
 type inspectHost struct {
 	AutoRemove     bool                  `json:"AutoRemove"`
 	Init           bool                  `json:"Init"`
+	Runtime        string                `json:"Runtime"` // path of the OCI runtime; "" is the built-in launcher
 	ReadonlyRootfs bool                  `json:"ReadonlyRootfs"`
 	RestartPolicy  inspectRestart        `json:"RestartPolicy"`
 	LogConfig      container.LogConfig   `json:"LogConfig"`
@@ -161,7 +162,7 @@ func (a *app) inspectContainer(s *container.Store, c *container.Container) (*con
 		}
 		out.Config.ExposedPorts[p] = struct{}{}
 	}
-	out.HostConfig = inspectHost{AutoRemove: c.Remove, Init: c.Init, ReadonlyRootfs: c.ReadOnly,
+	out.HostConfig = inspectHost{AutoRemove: c.Remove, Init: c.Init, Runtime: c.Runtime, ReadonlyRootfs: c.ReadOnly,
 		RestartPolicy: inspectRestart{string(c.Restart.Mode), c.Restart.Most}, LogConfig: c.Log,
 		NetworkMode: strings.Join(c.Networks, ","), CapAdd: c.CapAdd, CapDrop: c.CapDrop, ShmSize: c.ShmSize, Resources: c.Resources}
 	for _, m := range c.Mounts {

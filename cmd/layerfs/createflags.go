@@ -34,6 +34,7 @@ type createOptions struct {
 	interactive bool
 	terminal    bool
 	restart     string
+	runtime     string
 	init        bool
 	labels      []string
 	annotations []string
@@ -93,6 +94,7 @@ func (o *createOptions) add(a *app, cmd *cobra.Command) {
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "keep standard input open")
 	f.BoolVarP(&o.terminal, "tty", "t", false, "give it a terminal")
 	f.StringVar(&o.restart, "restart", "no", "when to start it again: no, on-failure[:N], always, unless-stopped")
+	f.StringVar(&o.runtime, "runtime", "", "OCI runtime to run it with, such as crun, runc or a path (default: the built-in launcher)")
 	f.BoolVar(&o.init, "init", false, "run a small init that reaps processes and passes signals on")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label of the container, KEY=VALUE (repeatable)")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation of the OCI specification, KEY=VALUE (repeatable)")
@@ -282,6 +284,9 @@ func (o *createOptions) life(rec *container.Record) (err error) {
 	}
 	if rec.Remove && rec.Restart.Mode != container.RestartNo {
 		return usageError{errors.New("--rm and --restart exclude each other")}
+	}
+	if rec.Runtime, err = findRuntime(o.runtime); err != nil {
+		return err
 	}
 	if o.stopSignal != "" {
 		rec.StopSignal = o.stopSignal

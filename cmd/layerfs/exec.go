@@ -17,6 +17,7 @@ import (
 	"github.com/layerfs/layerfs/runtime"
 	"github.com/layerfs/layerfs/runtime/cgroup"
 	"github.com/layerfs/layerfs/runtime/container"
+	"github.com/layerfs/layerfs/runtime/container/monitor"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -84,7 +85,7 @@ func (a *app) runExec(ctx context.Context, o execOptions, word string, command [
 	}
 	s.Emit("exec_start", &c.Record, map[string]string{"execCommand": strings.Join(command, " ")})
 	if o.terminal && !o.detach {
-		return a.execTerminal(ctx, ec, o)
+		return a.execTerminal(ctx, &c.Record, ec, o)
 	}
 	var outs [2]outPipe
 	if !o.detach {
@@ -98,7 +99,7 @@ func (a *app) runExec(ctx context.Context, o execOptions, word string, command [
 		}
 		ec.Stdout, ec.Stderr = outs[0].file, outs[1].file
 	}
-	p, err := runtime.Exec(ctx, ec)
+	p, err := startExec(ctx, a.external(&c.Record), ec)
 	if err != nil {
 		return runtime.StartCode(err), errors.Join(err, outs[0].wait(), outs[1].wait())
 	}
@@ -112,7 +113,7 @@ func (a *app) runExec(ctx context.Context, o execOptions, word string, command [
 }
 
 // waitSignalled passes signals on to a process until it has ended.
-func waitSignalled(p *runtime.Process, signals <-chan os.Signal) (st runtime.Status, err error) {
+func waitSignalled(p monitor.Process, signals <-chan os.Signal) (st runtime.Status, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -218,8 +219,8 @@ func mergeEnv(env, over []string) []string {
 }
 
 // execTerminal runs a process on a terminal of its own, connected with this one.
-func (a *app) execTerminal(ctx context.Context, ec runtime.ExecConfig, o execOptions) (code int, err error) {
-	p, err := runtime.Exec(ctx, ec)
+func (a *app) execTerminal(ctx context.Context, rec *container.Record, ec runtime.ExecConfig, o execOptions) (code int, err error) {
+	p, err := startExec(ctx, a.external(rec), ec)
 	if err != nil {
 		return runtime.StartCode(err), err
 	}

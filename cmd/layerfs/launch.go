@@ -17,6 +17,7 @@ import (
 	"github.com/layerfs/layerfs/runtime/container"
 	"github.com/layerfs/layerfs/runtime/container/bundle"
 	"github.com/layerfs/layerfs/runtime/container/monitor"
+	"github.com/layerfs/layerfs/runtime/external"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -98,13 +99,6 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 		return nil, err
 	}
 	fitNamespace(spec, a.ids)
-	data, err := json.Marshal(spec)
-	if err == nil {
-		err = a.ctrs.WriteSpec(rec.ID, data)
-	}
-	if err != nil {
-		return nil, err
-	}
 	group, err := a.openCgroup(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -117,20 +111,48 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 			return err == nil && s.Memory.OOMKills > 0
 		}
 	}
-	p, err := runtime.Start(ctx, runtime.Config{Spec: spec, Root: root, Stdin: streams[0], Stdout: streams[1], Stderr: streams[2], Cgroup: group, Logger: a.logger()})
-	if err != nil {
+	rt := a.external(rec)
+	if rt != nil {
+		if out.Process, err = a.startExternal(ctx, rt, rec, spec, group, d.FD(), streams); err != nil {
+			return nil, err
+		}
+		undo = append(undo, func() error { return rt.Delete(context.WithoutCancel(ctx)) })
+	} else if out.Process, err = a.startBuiltIn(ctx, rec, spec, group, root, streams); err != nil {
 		return nil, err
 	}
-	out.Process = p
 	if att != nil {
 		att.serve(ctx, a.logger())
 	}
 	if rec.Health != nil {
+		self, unknown := container.Identify(out.Process.Pid())
 		out.Check = func(ctx context.Context, command []string) (int, string, error) {
-			return a.check(ctx, spec, p.Pid(), group, command)
+			if unknown != nil { // it has ended, and another may get its number
+				return 0, "", unknown
+			}
+			return a.check(ctx, rt, spec, self, group, command)
 		}
 	}
 	return out, nil
+}
+
+// startBuiltIn starts the process of a container.
+func (a *app) startBuiltIn(ctx context.Context, rec *container.Record, spec *specs.Spec, group *cgroup.Group, root runtime.Root, streams [3]*os.File) (monitor.Process, error) {
+	if err := a.writeSpec(rec, spec); err != nil {
+		return nil, err
+	}
+	p, err := runtime.Start(ctx, runtime.Config{Spec: spec, Root: root, Stdin: streams[0], Stdout: streams[1], Stderr: streams[2], Cgroup: group, Logger: a.logger()})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (a *app) writeSpec(rec *container.Record, spec *specs.Spec) error {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return a.ctrs.WriteSpec(rec.ID, data)
 }
 
 // cgroupParent is the control group below which those of this store's containers are: a
@@ -156,19 +178,26 @@ func (a *app) openCgroup(ctx context.Context, rec *container.Record) (*cgroup.Gr
 		a.logger().Debug("container has no control group", "error", err)
 		return nil, nil
 	}
+	limits, err := a.limitsOf(rec)
+	if err == nil {
+		err = errors.Join(group.Apply(limits)...)
+	}
+	if err != nil {
+		return nil, errors.Join(err, group.Remove(ctx))
+	}
+	return group, nil
+}
+
+// limitsOf are the limits of a container's control group.
+func (a *app) limitsOf(rec *container.Record) (_ *specs.LinuxResources, err error) {
 	limits := specs.LinuxResources{}
 	if rec.Resources != nil {
 		limits = *rec.Resources
 	}
 	if a.ids == nil { // in a user namespace no device can be used through a node that was made there
-		if limits.Devices, err = deviceRules(rec.Devices); err != nil {
-			return nil, errors.Join(err, group.Remove(ctx))
-		}
+		limits.Devices, err = deviceRules(rec.Devices)
 	}
-	if err := errors.Join(group.Apply(&limits)...); err != nil {
-		return nil, errors.Join(err, group.Remove(ctx))
-	}
-	return group, nil
+	return &limits, err
 }
 
 // deviceRules allow a container the usual devices and those that it was given.
@@ -184,15 +213,15 @@ func deviceRules(devices []container.Device) ([]specs.LinuxDeviceCgroup, error) 
 	return rules, nil
 }
 
-// check runs a command in a container to see how it does.
-func (a *app) check(ctx context.Context, spec *specs.Spec, pid int, group *cgroup.Group, command []string) (code int, output string, err error) {
+// check runs a command in the container of a process to see how it does.
+func (a *app) check(ctx context.Context, rt *external.Runtime, spec *specs.Spec, in container.Proc, group *cgroup.Group, command []string) (code int, output string, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, "", err
 	}
 	process := *spec.Process
 	process.Args, process.Terminal = command, false
-	p, err := runtime.Exec(ctx, runtime.ExecConfig{Pid: pid, Process: &process, Stdout: w, Stderr: w, Seccomp: spec.Linux.Seccomp, Cgroup: group, Logger: a.logger()})
+	p, err := startExec(ctx, rt, runtime.ExecConfig{Pid: in.Pid, Verify: in.Verify, Process: &process, Stdout: w, Stderr: w, Seccomp: spec.Linux.Seccomp, Cgroup: group, Logger: a.logger()})
 	if err = errors.Join(err, w.Close()); err != nil {
 		return 0, "", errors.Join(err, r.Close())
 	}

@@ -84,7 +84,7 @@ func (a *app) stopThen(ctx context.Context, s *container.Store, c *container.Con
 	if err != nil {
 		return err
 	}
-	if err := a.signal(ctx, st, number); err != nil {
+	if err := a.signal(ctx, &c.Record, st, number); err != nil {
 		return fmt.Errorf("stop container %s: %w", c.Name, err)
 	}
 	wctx := ctx
@@ -98,7 +98,7 @@ func (a *app) stopThen(ctx context.Context, s *container.Store, c *container.Con
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		// It may have another process by now.
 		if st, err = s.State(c.ID); err == nil && !over(st) {
-			if err := a.signal(ctx, st, syscall.SIGKILL); err != nil {
+			if err := a.signal(ctx, &c.Record, st, syscall.SIGKILL); err != nil {
 				return fmt.Errorf("kill container %s: %w", c.Name, err)
 			}
 			_, err = s.Wait(ctx, c.ID, over)
@@ -123,8 +123,15 @@ func overSince(st *container.State) func(*container.State) bool {
 
 // signal sends a signal to the first process of a container. One that is paused is let
 // go on, so that it can end.
-func (a *app) signal(ctx context.Context, st *container.State, number syscall.Signal) error {
-	err := st.Process.Signal(number)
+func (a *app) signal(ctx context.Context, rec *container.Record, st *container.State, number syscall.Signal) error {
+	err := st.Process.Verify()
+	if err == nil && rec.Runtime != "" {
+		if err = a.external(rec).Kill(ctx, number); err != nil && !st.Process.Alive() {
+			err = nil
+		}
+	} else if err == nil {
+		err = st.Process.Signal(number)
+	}
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
 	}
@@ -180,7 +187,7 @@ func (a *app) kill(ctx context.Context, s *container.Store, c *container.Contain
 	if err != nil {
 		return err
 	}
-	if err := a.signal(ctx, st, number); err != nil {
+	if err := a.signal(ctx, &c.Record, st, number); err != nil {
 		return fmt.Errorf("kill container %s: %w", c.Name, err)
 	}
 	s.Emit("kill", &c.Record, map[string]string{"signal": itoa(int(number))})

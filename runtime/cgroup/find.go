@@ -114,11 +114,14 @@ func parseMountinfo(text string) []mounted {
 	var out []mounted
 	for line := range strings.SplitSeq(text, "\n") {
 		// Most mounts are others, and there may be many.
+		const root, at, fields = 3, 4, 5
 		place, fstype, ok := strings.Cut(line, " - cgroup")
 		if !ok {
+			if f := strings.Fields(line); len(out) > 0 && len(f) >= fields { // what it covers cannot be reached
+				out = slices.DeleteFunc(out, func(m mounted) bool { return m.at == unescape(f[at]) })
+			}
 			continue
 		}
-		const root, at, fields = 3, 4, 5
 		f := strings.Fields(place)
 		rest := strings.Fields(fstype)
 		if len(f) < fields || len(rest) == 0 {

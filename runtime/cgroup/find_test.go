@@ -26,6 +26,9 @@ short - cgroup
 	if got := parseMountinfo(text); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
+	if got := parseMountinfo(text + "\n99 1 0:9 / " + want[0].at + " rw - tmpfs tmpfs rw"); !reflect.DeepEqual(got, want[1:]) {
+		t.Errorf("what is covered: %+v", got)
+	}
 	own := parseOwn("4:memory:/docker/abc/x\n2:cpu,cpuacct:/\n1:name=systemd:/\n0::/me\nbroken\n")
 	if own["memory"] != "/docker/abc/x" || own["cpuacct"] != "/" || own[""] != "/me" {
 		t.Errorf("own groups %v", own)

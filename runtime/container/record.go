@@ -26,6 +26,8 @@ type Record struct {
 	Owned    bool   `json:"owned"`
 	Driver   string `json:"driver,omitempty"` // union file system asked for; "" is any
 
+	Runtime string `json:"runtime,omitempty"` // path of the OCI runtime that runs it; "" is the built-in launcher
+
 	// The process.
 	Entrypoint []string            `json:"entrypoint,omitempty"`
 	Command    []string            `json:"command,omitempty"`
