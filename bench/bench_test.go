@@ -3,8 +3,11 @@ package main
 import (
 	"crypto/sha256"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/layerfs/layerfs/bench/report"
@@ -42,6 +45,26 @@ func TestCountIn(t *testing.T) {
 		if want < 0 && err == nil || want >= 0 && (n != want || err != nil) {
 			t.Errorf("%q: %d, %v, want %d", text, n, err, want)
 		}
+	}
+}
+
+func TestReadSteps(t *testing.T) {
+	const log = `7 100.5 execve("layerfs", ["layerfs"]) = 0
+7 100.75 +++ exited with 0 +++
+8 101.0 mkdirat(3, "other", 0700) = 0
+8 101.5 mkdirat(3, "/snapshots/a", 0700) = 0
+7 102.0 exit_group(0) = ?
+8 104.0 exit_group(0) = ?
+`
+	steps := []step{{name: "one", call: "mkdirat(", part: "/snapshots/"}, {name: "two", call: "exit_group("}, {name: "three", call: "exit_group(", last: true}}
+	if took, err := readSteps(strings.NewReader(log), steps); err != nil || !slices.Equal(took, []float64{1, 0.5, 2}) {
+		t.Errorf("steps of %v s (%v)", took, err)
+	}
+	if _, err := readSteps(strings.NewReader(log), append(steps, step{name: "four", call: "mount("})); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a step that does not end: %v, want fs.ErrNotExist", err)
+	}
+	if _, err := readSteps(strings.NewReader("7 x execve("), steps); err == nil {
+		t.Error("a line without a time was read")
 	}
 }
 

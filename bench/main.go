@@ -52,6 +52,7 @@ func lines() []line {
 		{"save", "write an image as an archive", saveLine},
 		{"remove", "remove an image and free what it occupies", removeLine},
 		{"run", "run a program in a new container", runLine},
+		{"steps", "what the start of a container is made of", stepsLine},
 		{"exec", "run a program in a container that runs", execLine},
 		{"inline", "inline threshold: import, disk use, cold and warm reads", inlineLine},
 		{"start", "start of the command itself", startLine},

@@ -132,6 +132,12 @@ func (r *recorder) bytes(name string, value float64) {
 	fmt.Printf("  %-60s %.6g bytes\n", name, value)
 }
 
+// milliseconds records one of several times that make up another.
+func (r *recorder) milliseconds(name string, seconds float64) {
+	r.line.Figures = append(r.line.Figures, report.Figure{Name: name, Value: seconds * 1e3, Unit: "ms"})
+	fmt.Printf("  %-60s %6.2f ms\n", name, seconds*1e3)
+}
+
 func wall(s report.Sample) float64 { return s.Wall }
 func cpu(s report.Sample) float64  { return s.CPU }
 

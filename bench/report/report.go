@@ -121,7 +121,7 @@ type Ratio struct {
 	Target float64 `json:"at_most,omitempty"`
 }
 
-// Figure is a single number that is no time.
+// Figure is a single number that is not compared.
 type Figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
