@@ -11,6 +11,8 @@
 // Names of one file in a tree stay one file when it is written to: all of them are
 // copied up. A mapping made before a copy-up sees later writes. A file that was removed
 // while open can still be changed. ACLs and inode flags can be set on any file at once.
+// Files are not opened on the server, which makes opening as fast as elsewhere; so an
+// immutable file can be opened for writing, and then each write fails with EPERM.
 //
 // # What depends on who mounts
 //

@@ -182,6 +182,11 @@ func (f *FS) setAttr(in *fuse.SetAttrIn, out *fuse.AttrOut) error {
 	if err := f.copyUp(n, want); err != nil {
 		return err
 	}
+	if resize {
+		if err := f.resize(in, int64(size)); err != nil {
+			return err
+		}
+	}
 	f.names.RLock()
 	defer f.names.RUnlock()
 	s, err := f.spot(n)
@@ -211,17 +216,12 @@ func (f *FS) ownable(in *fuse.SetAttrIn) error {
 	return nil
 }
 
-// change applies what was asked for to a file in the upper: owner before mode, since it
-// clears bits of it, and times last.
+// change applies what was asked for, but for the size, to a file in the upper: owner
+// before mode, since it clears bits of it, and times last.
 func (f *FS) change(s spot, in *fuse.SetAttrIn) error {
-	if size, ok := in.GetSize(); ok {
-		if err := f.resize(s, in, int64(size)); err != nil {
+	if in.Valid&fuse.FATTR_SIZE != 0 && in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		if err := dropPrivileges(s); err != nil {
 			return err
-		}
-		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-			if err := dropPrivileges(s); err != nil {
-				return err
-			}
 		}
 	}
 	uid, hasUID := in.GetUID()
@@ -262,20 +262,13 @@ func (f *FS) change(s spot, in *fuse.SetAttrIn) error {
 		stamp(fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec))
 }
 
-func (f *FS) resize(s spot, in *fuse.SetAttrIn, size int64) error {
-	if fh, ok := in.GetFh(); ok {
-		if h := f.handles.get(fh); h != nil {
-			if fd := h.writable(); fd >= 0 {
-				return retry(func() error { return unix.Ftruncate(fd, size) })
-			}
-		}
-	}
-	fd, err := s.open(unix.O_WRONLY)
+func (f *FS) resize(in *fuse.SetAttrIn, size int64) error {
+	file, err := f.writer(in.NodeId)
 	if err != nil {
 		return err
 	}
-	defer closeFD(fd)
-	return retry(func() error { return unix.Ftruncate(fd, size) })
+	defer f.files.release(file)
+	return retry(func() error { return unix.Ftruncate(file.fd, size) })
 }
 
 // dropPrivileges clears setuid, and setgid where it is one, as a write by an ordinary

@@ -54,34 +54,27 @@ func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, 
 
 // Create makes a regular file and opens it.
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	b := birth{name: name, mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, flags: backingFlags(in.Flags)}
+	b := birth{name: name, mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, flags: unix.O_RDWR}
 	fd, err := f.make(&in.InHeader, &b, &out.EntryOut)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
-		return f.status(f.openExisting(in, name, out))
+		// It came to be after the kernel had looked for it.
+		return f.status(f.lookup(in.NodeId, name, &out.EntryOut))
 	}
 	if err != nil {
 		return f.status(err)
 	}
-	f.opened(out.NodeId, in.Flags, fd, &out.OpenOut)
+	f.opened(out.NodeId, fd, &out.OpenOut)
 	return fuse.OK
-}
-
-// openExisting opens a file that came to be after the kernel had looked for it.
-func (f *FS) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateOut) error {
-	if err := f.lookup(in.NodeId, name, &out.EntryOut); err != nil {
-		return err
-	}
-	return f.open(out.NodeId, in.Flags, &out.OpenOut)
 }
 
 // Tmpfile makes a regular file without a name and opens it.
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	b := birth{mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, flags: backingFlags(in.Flags)}
+	b := birth{mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, flags: unix.O_RDWR}
 	fd, err := f.makeUnnamed(in, &b, &out.EntryOut)
 	if err != nil {
 		return f.status(err)
 	}
-	f.opened(out.NodeId, in.Flags, fd, &out.OpenOut)
+	f.opened(out.NodeId, fd, &out.OpenOut)
 	return fuse.OK
 }
 

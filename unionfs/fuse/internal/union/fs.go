@@ -26,7 +26,7 @@
 //	         files by number
 //	└─ names   shared to use names in the upper, exclusive to rename
 //	   └─ tables.mu, then node.mu
-//	   └─ times, dirs.mu, files.mu
+//	   └─ times, dirs.mu, files.mu, lists.mu
 //
 // Contents are copied under the lock of the file's id alone, so that only who changes
 // that very file waits.
@@ -76,8 +76,7 @@ type FS struct {
 
 	unlinked atomic.Int64 // when the last file lost its name, in nanoseconds
 
-	handles    handles[handle]
-	dirHandles handles[dirHandle]
+	lists lists
 
 	closeOnce sync.Once
 	closeErr  error
@@ -94,7 +93,7 @@ func Open(cfg Config, log *slog.Logger) (_ *FS, err error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		cfg:           cfg, log: log, ns: cfg.Namespace, upper: -1, lockFD: -1, work: work{dir: -1},
 		uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
-		tables: newTables(), ids: newKeyLocks(), times: newKeyLocks(), dirs: newOpenDirs(), files: newOpenFiles(), handles: newHandles[handle](), dirHandles: newHandles[dirHandle](),
+		tables: newTables(), ids: newKeyLocks(), times: newKeyLocks(), dirs: newOpenDirs(), files: newOpenFiles(), lists: newLists(),
 	}
 	defer func() {
 		if err != nil {
@@ -196,28 +195,9 @@ func (f *FS) Options() fuse.MountOptions {
 		EnableAcl:                true,
 		DisableSplice:            true, // contents are read into the reply: cheaper than two splices below 1 MiB
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DONT_MASK |
-			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT,
-	}
-	if f.stateless() {
-		opts.ExtraCapabilities |= fuse.CAP_NO_OPENDIR_SUPPORT
-	} else {
-		opts.DisabledCapabilities = fuse.CAP_NO_OPEN_SUPPORT
+			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_NO_OPENDIR_SUPPORT,
 	}
 	return opts
-}
-
-// stateless says that opening a file leaves nothing to remember, so that the kernel
-// need not even ask: all is read-only and comes from trees.
-func (f *FS) stateless() bool {
-	if f.upper >= 0 {
-		return false
-	}
-	for i := range f.lower {
-		if f.lower[i].image == nil {
-			return false
-		}
-	}
-	return true
 }
 
 // status turns an error into what the kernel is told.
@@ -244,11 +224,6 @@ func (f *FS) Close() error {
 
 func (f *FS) close(served bool) error {
 	var errs []error
-	for _, h := range f.handles.take() {
-		if h != nil && h.fd >= 0 {
-			closeFD(h.fd)
-		}
-	}
 	f.files.closeAll()
 	f.tables.mu.Lock()
 	for _, n := range f.tables.byID {

@@ -54,12 +54,13 @@ func (f *FS) writeFlags(id uint64, cmd uint32, arg *[xflagSize]byte) error {
 	if err := f.copyUp(n, copyAll); err != nil {
 		return err
 	}
+	defer f.files.forget(id) // flags count for who opens the file from now on
 	return f.ioctl(n, cmd, arg)
 }
 
 // ioctl makes a call on a file or directory of the upper.
 func (f *FS) ioctl(n *node, cmd uint32, arg *[xflagSize]byte) error {
-	fd, err := f.openUpperFile(n, unix.O_RDONLY, 0)
+	fd, _, err := f.openInUpper(n, false)
 	if err != nil {
 		return err
 	}

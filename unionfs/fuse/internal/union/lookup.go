@@ -315,6 +315,7 @@ func (f *FS) Forget(id, lookups uint64) {
 	f.tables.mu.Unlock()
 	if n.isDir() {
 		f.dirs.forget(n)
+		f.lists.drop(n)
 	}
 	for _, fd := range pins {
 		closeFD(fd)

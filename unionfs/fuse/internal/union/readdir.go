@@ -1,9 +1,10 @@
 package union
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
-	"sync"
+	"slices"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -12,18 +13,15 @@ import (
 	"github.com/layerfs/layerfs/erofs"
 )
 
-// A directory of a tree that nothing has touched is read from the tree at any place, and
-// the kernel may keep what it has read. Of other directories an open one has a list,
-// made when it is read from its start. One that is changed while it is read goes on
-// being read from the tree, without what was removed.
-
-// dirHandle is an open directory.
-type dirHandle struct {
-	mu   sync.Mutex
-	tree bool // is read from the tree
-	read bool // list is made
-	list []dirent
-}
+// There are no open directories: the kernel is told that opening needs no request, and
+// it keeps what it has read of a directory until it changes that itself. So an offset
+// alone says where to go on.
+//
+// A directory of a tree that nothing has touched is read from the tree, and its offsets
+// are those of the tree. Of other directories a list is made when one is read from its
+// start, in the order of hashes of the names: those are the offsets, so that they stay
+// when names come and go and when the list has to be made anew. A directory that is
+// changed while it is read goes on being read from the tree, without what was removed.
 
 // dirent is one name of a directory.
 type dirent struct {
@@ -32,27 +30,11 @@ type dirent struct {
 	kind uint32 // type bits of st_mode
 	low  ref    // of a file of the only lower layer that has the directory
 	has  bool   // low is set
+	next uint64 // offset to go on after it, of a list
 }
 
-// OpenDir opens a directory.
-func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if f.stateless() && len(f.lower) == 1 {
-		return fuse.ENOSYS // the kernel does not ask again
-	}
-	file, err := f.file(in.NodeId)
-	if err != nil {
-		return f.status(err)
-	}
-	h := &dirHandle{tree: file.n == nil}
-	if h.tree {
-		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
-	}
-	out.Fh = f.dirHandles.add(h)
-	return fuse.OK
-}
-
-// ReleaseDir closes a directory.
-func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.dirHandles.remove(in.Fh) }
+// OpenDir says that there is no need to open directories. The kernel does not ask again.
+func (f *FS) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
 // ReadDir lists a directory.
 func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
@@ -77,29 +59,25 @@ func (f *FS) readDir(in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) error {
 			return err
 		}
 	}
-	h := f.dirHandles.get(in.Fh)
-	if h == nil {
-		h = &dirHandle{tree: dir.n == nil} // without handles nothing changes
+	from := max(in.Offset, dots)
+	switch {
+	case dir.n == nil && from >= firstHash:
+		return nil // no offset of a tree
+	case dir.n == nil || from > dots && from < firstHash:
+		return f.readTree(dir, from-dots, out, plus)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if in.Offset == 0 {
-		h.tree, h.read = dir.n == nil, false
-	}
-	if h.tree {
-		return f.readTree(dir, max(in.Offset, dots)-dots, out, plus)
-	}
-	n := dir.n
 	f.names.RLock()
 	defer f.names.RUnlock()
-	if !h.read {
-		if h.list, err = f.list(n); err != nil {
-			return err
-		}
-		h.read = true
+	list, err := f.listFrom(dir.n, from)
+	if err != nil {
+		return err
 	}
-	for i := max(in.Offset, dots) - dots; i < uint64(len(h.list)); i++ {
-		full, err := f.addEntry(n, &h.list[i], i+dots+1, out, plus)
+	at, _ := slices.BinarySearchFunc(list, from+1, func(e dirent, next uint64) int { return cmp.Compare(e.next, next) })
+	if at == len(list) {
+		f.lists.drop(dir.n)
+	}
+	for ; at < len(list); at++ {
+		full, err := f.addEntry(dir.n, &list[at], list[at].next, out, plus)
 		if full || err != nil {
 			return err
 		}
@@ -143,6 +121,9 @@ func (f *FS) addDots(dir file, from uint64, out *fuse.DirEntryList, plus bool) (
 func (f *FS) readTree(dir file, from uint64, out *fuse.DirEntryList, plus bool) error {
 	r := dir.r
 	if dir.n != nil {
+		if len(dir.n.lowers) == 0 || f.lower[dir.n.lowers[0].layer].image == nil {
+			return nil // no offset of a tree
+		}
 		r = dir.n.lowers[0] // all that it was made of
 		f.names.RLock()
 		defer f.names.RUnlock()
