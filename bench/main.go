@@ -49,6 +49,7 @@ func lines() []line {
 		{"mount", "mount and unmount 1 to 400 layers", mountLine},
 		{"commit", "list, commit and fork k changed files of images of 1,000 and 50,000", commitLine},
 		{"tree", "walk, read and change the files of a mounted image", treeLine},
+		{"unprivileged", "work with the files of a mounted image as an ordinary user can", unprivilegedLine},
 		{"save", "write an image as an archive", saveLine},
 		{"remove", "remove an image and free what it occupies", removeLine},
 		{"run", "run a program in a new container", runLine},
@@ -99,7 +100,7 @@ func work() (err error) {
 		flag.PrintDefaults()
 		fmt.Fprintln(flag.CommandLine.Output(), "lines:")
 		for _, l := range lines() {
-			fmt.Fprintf(flag.CommandLine.Output(), "  %-8s %s\n", l.name, l.title)
+			fmt.Fprintf(flag.CommandLine.Output(), "  %-12s %s\n", l.name, l.title)
 		}
 	}
 	flag.Parse()

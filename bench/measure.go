@@ -132,13 +132,18 @@ func bystanders() []int {
 }
 
 // peak is the peak of resident memory of a live process in bytes, 0 when it has ended.
-func peak(pid int) int64 {
+func peak(pid int) int64 { return memory(pid, "VmHWM:") }
+
+// resident is what it has now.
+func resident(pid int) int64 { return memory(pid, "VmRSS:") }
+
+func memory(pid int, field string) int64 {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return 0
 	}
 	for l := range strings.Lines(string(data)) {
-		if v, ok := strings.CutPrefix(l, "VmHWM:"); ok {
+		if v, ok := strings.CutPrefix(l, field); ok {
 			n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
 			return n << 10
 		}

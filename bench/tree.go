@@ -76,6 +76,10 @@ type mountKind struct {
 	mount  func(ctx context.Context) error
 	umount func(ctx context.Context) error // with what was written
 	enter  []string                        // what a command begins with that shall see the mount
+	as     []string                        // what a command of the user begins with; nil for root's
+	lfs    func(args ...string) []string   // a layerfs command of the user
+	// restore undoes changes, where umount does not; may be nil.
+	restore func(ctx context.Context) error
 }
 
 // turn is a contender that does an exercise on a mount made for the turn.
@@ -159,7 +163,7 @@ func (b *bench) rootlessKind(ctx context.Context, a archive) *mountKind {
 	lfs := func(args ...string) []string {
 		return append(as[:len(as):len(as)], b.tool("cmd/layerfs", append([]string{"--root", home + "/store"}, args...)...)...)
 	}
-	m.enter = lfs("unshare")
+	m.enter, m.as, m.lfs = lfs("unshare"), as, lfs
 	do := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := run(ctx, lfs(args...))

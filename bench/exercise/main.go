@@ -5,6 +5,14 @@
 //	exercise hash DIR        compute the SHA-256 of every file
 //	exercise create DIR      write 5,000 files of 2 KiB, in 50 new directories, and remove them
 //	exercise copyup DIR      append a byte to every 50th file
+//	exercise append DIR      append a byte to every file
+//	exercise stat DIR        look at files 100,000 times, and absent at names that are not there
+//	exercise open DIR        open and close files 20,000 times
+//	exercise random FILE     read 50,000 pages here and there
+//	exercise map FILE        map a file and touch every page
+//	exercise write DIR       write 256 MiB into a file in a new directory
+//	exercise make DIR        write 10,000 files of 4 KiB, in new directories
+//	exercise unlink DIR      remove what make has written
 //
 // It does nothing else, so that what differs between two trees is what the file systems
 // need. Everything is done one after another, by system calls on paths.
@@ -25,7 +33,7 @@ import (
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: exercise walk|read|hash|create|copyup DIR")
+		fmt.Fprintln(os.Stderr, "usage: exercise walk|read|hash|create|copyup|append|stat|absent|open|random|map|write|make|unlink DIR")
 		os.Exit(2)
 	}
 	e := &exercise{buf: make([]byte, 256<<10)}
@@ -62,6 +70,24 @@ func (e *exercise) run(what, dir string) error {
 		return e.create(filepath.Join(dir, "exercise"))
 	case "copyup":
 		return e.copyUp(dir)
+	case "append":
+		return e.each(dir, true, e.appendTo)
+	case "stat":
+		return e.again(dir, manyStats, stat)
+	case "absent":
+		return e.again(dir, manyStats, absent)
+	case "open":
+		return e.again(dir, manyOpens, openClose)
+	case "random":
+		return e.random(dir)
+	case "map":
+		return e.mapped(dir)
+	case "write":
+		return e.write(dir)
+	case "make":
+		return e.makeMany(dir)
+	case "unlink":
+		return e.unlinkMany(dir)
 	}
 	return fmt.Errorf("%s: unknown exercise", what)
 }
@@ -150,14 +176,9 @@ func (e *exercise) copyUp(dir string) error {
 	}
 	e.entries = 0
 	for _, path := range names {
-		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return &fs.PathError{Op: "open", Path: path, Err: err}
-		}
-		n, err := unix.Write(fd, e.buf[:1])
-		e.entries, e.bytes = e.entries+1, e.bytes+int64(n)
-		if err := errors.Join(err, unix.Close(fd)); err != nil {
-			return err
+		e.entries++
+		if err := e.appendTo(path); err != nil {
+			return &fs.PathError{Op: "append to", Path: path, Err: err}
 		}
 	}
 	return nil
