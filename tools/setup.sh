@@ -18,7 +18,8 @@ gzip bzip2 xz-utils zstd tar
 mmdebstrap busybox-static
 skopeo umoci podman crun runc docker.io docker-registry
 uidmap
-nftables passt slirp4netns
+nftables passt slirp4netns curl
+tmux
 "
 #   make git                       the build itself
 #   gcc libc6-dev                  the race detector; programs are built without cgo
@@ -28,7 +29,8 @@ nftables passt slirp4netns
 #   mmdebstrap busybox-static      the real images that tests load
 #   skopeo … docker-registry       the tools whose images we read and that read ours
 #   uidmap                         id mappings for rootless tests
-#   nftables passt slirp4netns     an oracle for packet filters; networks of users
+#   nftables passt … curl          an oracle for packet filters; networks of users; a client
+#   tmux                           a terminal that tests can look at
 [ $# -eq 0 ] || packages="$*"
 
 missing=

@@ -294,25 +294,29 @@ func (c *city) live(i int, random *rand.Rand) end {
 		}},
 		{"monitor killed", func() {
 			start(forever)
-			c.killMonitor(name, moment())
+			process, monitor := c.pids(name)
+			c.killMonitor(process, monitor, moment())
 			e.state = "exited 137"
 		}},
 		{"monitor killed, to be restarted always", func() {
 			start(forever, "--restart", "always")
-			c.killMonitor(name, moment())
+			process, monitor := c.pids(name)
+			c.killMonitor(process, monitor, moment())
 			e.state = "exited 137"
 		}},
 		{"monitor killed, started again", func() {
 			start(forever)
-			c.killMonitor(name, moment())
+			process, monitor := c.pids(name)
+			c.killMonitor(process, monitor, moment())
 			c.must("start", name)
 			e.state = "running 0"
 		}},
 		{"monitor killed while it is stopped", func() {
 			start(forever)
+			process, monitor := c.pids(name)
 			var wg sync.WaitGroup
 			wg.Go(func() { c.run("stop", name) })
-			c.killMonitor(name, moment())
+			c.killMonitor(process, monitor, moment())
 			wg.Wait()
 			e.known = false // 9 or 137
 		}},
@@ -364,20 +368,28 @@ func (c *city) live(i int, random *rand.Rand) end {
 	return e
 }
 
-// killMonitor kills who attends a container, after a while.
-func (c *city) killMonitor(name string, after time.Duration) {
+// pids returns the processes of a container that runs and of its monitor.
+func (c *city) pids(name string) (process, monitor int) {
 	c.t.Helper()
 	out := strings.TrimSpace(c.must("inspect", "-f", "{{.State.Pid}} {{.State.MonitorPid}}", name))
-	var pid, monitor int
-	if _, err := fmt.Sscan(out, &pid, &monitor); err != nil || monitor == 0 {
+	if _, err := fmt.Sscan(out, &process, &monitor); err != nil || process == 0 || monitor == 0 {
 		c.t.Errorf("inspect %s printed %q", name, out)
-		return
+	}
+	return process, monitor
+}
+
+// killMonitor kills who attends a container, after a while, and waits for the container's
+// end.
+func (c *city) killMonitor(process, monitor int, after time.Duration) {
+	c.t.Helper()
+	if process == 0 || monitor == 0 {
+		return // reported
 	}
 	time.Sleep(after)
 	if err := unix.Kill(monitor, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		c.t.Error(err)
 	}
-	c.waitFor("the process of "+name, func() bool { return ended(monitor) && ended(pid) })
+	c.waitFor("a container without its monitor", func() bool { return ended(monitor) && ended(process) })
 }
 
 // ended tells whether a process has gone, or waits to be looked at.

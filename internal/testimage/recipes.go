@@ -86,6 +86,10 @@ func minbase(ctx context.Context, dir string) error {
 	return command(ctx, "", "mmdebstrap", "--quiet", "--variant=minbase", suite, layerFile(dir, 0))
 }
 
+func web(ctx context.Context, dir string) error {
+	return command(ctx, "", "mmdebstrap", "--quiet", "--variant=essential", "--include=nginx-light,busybox", suite, layerFile(dir, 0))
+}
+
 // layered runs the script in a mount namespace of its own and turns the directories that
 // it leaves into layers.
 func layered(kind string) func(ctx context.Context, dir string) error {

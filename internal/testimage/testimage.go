@@ -50,6 +50,7 @@ func recipes() []recipe {
 	return []recipe{
 		{name: "busybox", version: "1", tools: []string{"busybox"}, layers: busybox},
 		{name: "minbase", version: "1", tools: []string{"mmdebstrap"}, layers: minbase},
+		{name: "web", version: "1", tools: []string{"mmdebstrap"}, layers: web},
 		{name: "odd", version: "1", layers: odd},
 		{name: "layered", version: layeredScript, tools: []string{"mmdebstrap"}, long: true, layers: layered("released")},
 		{name: "upgraded", version: layeredScript, tools: []string{"mmdebstrap"}, long: true, layers: layered("updated")},
@@ -77,6 +78,10 @@ func Busybox(t testing.TB) *Image { t.Helper(); return get(t, "busybox") }
 
 // Minbase is one layer: Debian's smallest set of packages with apt, 170 MB.
 func Minbase(t testing.TB) *Image { t.Helper(); return get(t, "minbase") }
+
+// Web is one layer: nginx with what it needs of Debian, and busybox; the image that
+// README.md makes.
+func Web(t testing.TB) *Image { t.Helper(); return get(t, "web") }
 
 // Layered is a Debian system in eleven layers with more than 80,000 files, as apt-get
 // leaves them; the layers above the middle delete, replace and upgrade what is below.
