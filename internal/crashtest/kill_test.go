@@ -96,7 +96,9 @@ func TestKill(t *testing.T) {
 	stock := stocked(t, dir+"/stock")
 	kills := 0
 	for _, op := range operations() {
-		t.Run(op.name, func(t *testing.T) { kills += testKill(t, stock, dir, op) })
+		t.Run(op.name, func(t *testing.T) {
+			kills += stock.disturb(t, dir, op, sampled, killed, func(_ *world, n int) disturbance { return disturbance{at: n} })
+		})
 	}
 	t.Logf("%d kills", kills)
 }
@@ -118,9 +120,19 @@ func tmpfs(t testing.TB) string {
 }
 
 // sampled is how many kills of one command the short form takes.
-const sampled = 6
+const sampled = 3
 
-func testKill(t *testing.T, stock *world, dir string, op operation) (kills int) {
+// What happens to a command, for people.
+const (
+	killed   = "killed"
+	failed   = "failed"
+	cutShort = "cut short"
+)
+
+// disturb runs a command as often as it has system calls that can be disturbed, or a sample
+// of some, each time on a copy of the stock in which another one is. It returns how often.
+func (stock *world) disturb(t *testing.T, dir string, op operation, some int, how string, at func(w *world, n int) disturbance) (times int) {
+	t.Helper()
 	before := stock.copyOf(t, dir+"/before")
 	defer before.discard()
 	if op.prepare != nil {
@@ -136,7 +148,7 @@ func testKill(t *testing.T, stock *world, dir string, op operation) (kills int) 
 	}
 	clean := fresh(0)
 	defer clean.discard()
-	r := trace(t, clean.command(op.args...), 0)
+	r := trace(t, clean.command(op.args...), at(clean, 0))
 	if r.code != 0 {
 		t.Fatalf("layerfs %s, undisturbed: exit code %d\n%s", strings.Join(op.args, " "), r.code, r.output)
 	}
@@ -152,19 +164,20 @@ func testKill(t *testing.T, stock *world, dir string, op operation) (kills int) 
 	if op.name != "init" {
 		old = before.observe()
 	}
-	total := r.changing
-	step := 1
-	if !*long {
-		step = max(total/sampled, 1)
-	}
-	for n := 1; n <= total; n += step {
-		kills++
+	total := r.counted
+	for _, n := range sample(t, total, some) {
+		times++
 		w := fresh(n)
 		w.t = t
-		r := trace(t, w.command(op.args...), n)
-		where := fmt.Sprintf("killed at change %d of %d, %s", n, total, r.last)
-		if !r.killed && r.code != 0 {
+		r := trace(t, w.command(op.args...), at(w, n))
+		where := fmt.Sprintf("%s at %d of %d, %s", how, n, total, r.last)
+		if !r.killed && r.code != 0 && how != failed || strings.Contains(r.output, "panic:") {
 			t.Errorf("%s: exit code %d\n%s", where, r.code, r.output)
+		}
+		if r.code == 0 {
+			if diff := different(w.observe(), after); len(diff) > 0 {
+				t.Errorf("%s, the command says that it is done: %q", where, diff)
+			}
 		}
 		w.checkKilled(where, op, old, after, whole)
 		if _, code := w.run(op.args...); code != 0 && !slices.Contains(op.done, code) {
@@ -184,8 +197,8 @@ func testKill(t *testing.T, stock *world, dir string, op operation) (kills int) 
 			break // one is enough to look at
 		}
 	}
-	t.Logf("%s: %d system calls, %d change something, killed at %d of them", op.name, r.calls, total, kills)
-	return kills
+	t.Logf("%s: %d system calls, %d that can be disturbed, %s at %d of them", op.name, r.calls, total, how, times)
+	return times
 }
 
 // discard removes a world.

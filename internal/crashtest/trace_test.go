@@ -17,6 +17,7 @@ import (
 const (
 	ptraceGetSyscallInfo = 0x420e
 	syscallInfoEntry     = 1
+	syscallInfoExit      = 2
 	waitNoThread         = 0x20000000 // __WNOTHREAD: children of this thread only
 	syscallStop          = syscall.SIGTRAP | 0x80
 )
@@ -58,25 +59,34 @@ func changing(c *syscallInfo) bool {
 	}
 }
 
-// traced is how a traced program went.
-type traced struct {
-	calls    int    // system calls that it made
-	changing int    // those of them that change something
-	killed   bool   // at the one asked for
-	last     string // the call at which it was killed
-	code     int    // exit code; -1 when a signal ended it
-	output   string // of both streams
+// disturbance is what happens to a traced program at some of its system calls.
+type disturbance struct {
+	// among says which calls are counted; nil is changing.
+	among func(pid int, c *syscallInfo) bool
+	at    int  // the call to which it happens, from 1; 0 for none
+	on    bool // and to all after that one
+	// do says what happens; nil is that the program is killed by SIGKILL before the call.
+	do func(tid int, c *syscallInfo) (result syscall.Errno, err error)
 }
 
-// trace runs a program. When killAt is not 0 it is killed by SIGKILL before it executes its
-// killAt'th changing system call. Processes that it starts are not traced.
-func trace(t testing.TB, cmd *exec.Cmd, killAt int) traced {
+// traced is how a traced program went.
+type traced struct {
+	calls   int    // system calls that it made
+	counted int    // those of them that could be disturbed
+	killed  bool   // at the one asked for
+	last    string // the call that was disturbed last
+	code    int    // exit code; -1 when a signal ended it
+	output  string // of both streams
+}
+
+// trace runs a program and disturbs it. Processes that it starts are not traced.
+func trace(t testing.TB, cmd *exec.Cmd, d disturbance) traced {
 	t.Helper()
 	// The thread that starts the program is its tracer.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var out strings.Builder
-	r, err := traceLocked(cmd, killAt, &out)
+	r, err := traceLocked(cmd, d, &out)
 	if err != nil {
 		t.Fatalf("trace %q: %v\n%s", cmd.Args, err, out.String())
 	}
@@ -84,7 +94,11 @@ func trace(t testing.TB, cmd *exec.Cmd, killAt int) traced {
 	return r
 }
 
-func traceLocked(cmd *exec.Cmd, killAt int, out *strings.Builder) (r traced, err error) {
+func traceLocked(cmd *exec.Cmd, d disturbance, out *strings.Builder) (r traced, err error) {
+	if d.among == nil {
+		d.among = func(_ int, c *syscallInfo) bool { return changing(c) }
+	}
+	results := map[int]syscall.Errno{} // to give to calls that were not executed, by thread
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
 	if err := cmd.Start(); err != nil {
@@ -127,19 +141,37 @@ func traceLocked(cmd *exec.Cmd, killAt int, out *strings.Builder) (r traced, err
 				}
 				return r, err
 			}
+			if info.op == syscallInfoExit && results[tid] != 0 {
+				if err := setResult(tid, results[tid]); err != nil {
+					return r, err
+				}
+				delete(results, tid)
+			}
 			if info.op != syscallInfoEntry {
 				continue
 			}
 			r.calls++
-			if !changing(&info) {
+			if !d.among(pid, &info) {
 				continue
 			}
-			r.changing++
-			if r.changing == killAt {
-				r.killed, r.last = true, fmt.Sprintf("system call %d", info.nr)
+			r.counted++
+			if r.counted != d.at && (!d.on || d.at == 0 || r.counted < d.at) {
+				continue
+			}
+			r.last = fmt.Sprintf("system call %d", info.nr)
+			if d.do == nil {
+				r.killed = true
 				if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 					return r, err
 				}
+				continue
+			}
+			errno, err := d.do(tid, &info)
+			if err != nil {
+				return r, err
+			}
+			if errno != 0 {
+				results[tid] = errno
 			}
 		case ws.TrapCause() > 0: // a new thread was made, or the program executed another
 		case ws.StopSignal() == unix.SIGSTOP && !known[tid]:

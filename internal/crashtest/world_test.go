@@ -7,7 +7,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +27,7 @@ import (
 var (
 	long      = flag.Bool("long", false, "run all cases instead of a sample")
 	keepStore = flag.Bool("keep-store", false, "write a store of today's format into testdata")
+	draw      = flag.Uint64("draw", uint64(time.Now().UnixNano()%1_000_000), "what the samples of the short form are drawn by")
 	given     = flag.String("program", "", "layerfs to test; built from the sources when empty")
 )
 
@@ -51,6 +54,7 @@ func build(flags ...string) (string, error) {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	fmt.Printf("samples are drawn with -draw=%d\n", *draw)
 	code := m.Run()
 	if bin, err := program(); err == nil && *given == "" {
 		if err := os.RemoveAll(filepath.Dir(bin)); err != nil {
@@ -59,6 +63,26 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// sample returns numbers from 1 to total: in the long form all, else some of them by
+// chance, one out of each of that many equal parts.
+func sample(t testing.TB, total, some int) (out []int) {
+	t.Helper()
+	if *long || total <= some {
+		for n := 1; n <= total; n++ {
+			out = append(out, n)
+		}
+		return out
+	}
+	h := fnv.New64()
+	h.Write([]byte(t.Name()))
+	random := rand.New(rand.NewPCG(*draw, h.Sum64()))
+	for i := range some {
+		from, to := total*i/some, total*(i+1)/some
+		out = append(out, 1+from+random.IntN(to-from))
+	}
+	return out
 }
 
 // world is a directory with a store, archives and a place to mount on.
