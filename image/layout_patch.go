@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // The index.json of the store has a line for each name, so that in a large one a change of
@@ -64,7 +65,7 @@ func layoutLine(r Ref) ([]byte, error) {
 
 // patchLayout applies edits to index.json in place.
 func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
-	return s.records.PatchRecord(ctx, ocispec.ImageIndexFile, func(f *os.File) error {
+	return s.records.PatchRecord(ctx, ocispec.ImageIndexFile, func(f *os.File) (err error) {
 		size, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
 			return err
@@ -73,6 +74,7 @@ func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
 			return errNotPatched
 		}
 		p := layoutPatch{}
+		defer func() { err = errors.Join(err, p.close()) }()
 		// New lines need no more than the end, when there is one before them.
 		if !slices.ContainsFunc(edits, func(e layoutEdit) bool { return e.old.Target.Digest != "" }) {
 			if err := p.read(f, size-layoutSmall, size); err != nil {
@@ -80,7 +82,7 @@ func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
 			}
 		}
 		if !bytes.Contains(p.data, []byte("\n,{")) {
-			if err := p.read(f, 0, size); err != nil {
+			if err := p.mapAll(f, size); err != nil {
 				return err
 			}
 		}
@@ -97,6 +99,7 @@ func (s *Store) patchLayout(ctx context.Context, edits []layoutEdit) error {
 type layoutPatch struct {
 	off     int64 // of data in the file
 	data    []byte
+	mapped  []byte   // what data began as when it is all of the file; nil otherwise
 	changed [][2]int // of data, from and to
 }
 
@@ -104,6 +107,24 @@ func (p *layoutPatch) read(f *os.File, from, to int64) error {
 	p.off, p.data = from, make([]byte, to-from)
 	_, err := f.ReadAt(p.data, from)
 	return err
+}
+
+// mapAll takes all of the file, of which little is looked at and less is changed. What is
+// changed in memory is not the file's. Nobody shortens it: the lock of names is held.
+func (p *layoutPatch) mapAll(f *os.File, size int64) error {
+	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("map %s: %w", ocispec.ImageIndexFile, err)
+	}
+	p.off, p.data, p.mapped = 0, data, data
+	return nil
+}
+
+func (p *layoutPatch) close() error {
+	if p.mapped == nil {
+		return nil
+	}
+	return unix.Munmap(p.mapped)
 }
 
 func (p *layoutPatch) apply(e layoutEdit) error {
@@ -197,21 +218,56 @@ func (s *Store) Names(ctx context.Context, target ocispec.Descriptor) ([]Ref, er
 }
 
 func (s *Store) namesOf(ctx context.Context, records Records, target ocispec.Descriptor) ([]Ref, error) {
-	data, err := records.ReadRecord(ocispec.ImageIndexFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
-		return nil, err
-	}
-	var refs []Ref
-	if err != nil || len(data) <= layoutSmall || !bytes.HasPrefix(data, []byte(layoutHead)) {
+	refs, err := indexedNames(records, target)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
 		refs, err = s.soundRefsOf(ctx, records)
-	} else {
-		refs, err = namesIn(records, data, target)
 	}
 	if err != nil {
 		return nil, err
 	}
 	refs = slices.DeleteFunc(refs, func(r Ref) bool { return r.Target.Digest != target.Digest })
 	slices.SortFunc(refs, compareRefs)
+	return refs, nil
+}
+
+// layoutPart is how much of index.json is looked through at once, in bytes.
+const layoutPart = 256 << 10
+
+// indexedNames finds the names of an image in a large index.json. For one that is small,
+// or not as expected, the error wraps fs.ErrInvalid.
+func indexedNames(records Records, target ocispec.Descriptor) (refs []Ref, err error) {
+	r, err := records.OpenRecord(ocispec.ImageIndexFile)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if r.Size() <= layoutSmall {
+		return nil, fs.ErrInvalid
+	}
+	buf := make([]byte, layoutPart)
+	for off := int64(0); off < r.Size(); {
+		n, err := r.ReadAt(buf[:min(layoutPart, r.Size()-off)], off)
+		if n == 0 {
+			return refs, err
+		}
+		part := buf[:n]
+		if off == 0 && !bytes.HasPrefix(part, []byte(layoutHead)) {
+			return nil, fs.ErrInvalid
+		}
+		if off+int64(n) < r.Size() {
+			// A line that goes on in the next part belongs there whole.
+			part = part[:bytes.LastIndexByte(part, '\n')+1]
+		}
+		if len(part) == 0 {
+			return nil, fs.ErrInvalid
+		}
+		found, err := namesIn(records, part, target)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, found...)
+		off += int64(len(part))
+	}
 	return refs, nil
 }
 

@@ -23,6 +23,8 @@ import (
 // to the root of the store. A record that is not there wraps fs.ErrNotExist.
 type Records interface {
 	ReadRecord(rel string) ([]byte, error)
+	// OpenRecord opens a record of any size. The caller closes it.
+	OpenRecord(rel string) (cas.Reader, error)
 	// WriteRecord puts a record durably in place, whole or not at all.
 	WriteRecord(ctx context.Context, rel string, data []byte) error
 	RemoveRecord(ctx context.Context, rel string) error

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layerfs/layerfs/cas"
 	"github.com/layerfs/layerfs/internal/durable"
 	"golang.org/x/sys/unix"
 )
@@ -57,7 +58,7 @@ func (s *Store) ReadRecord(rel string) ([]byte, error) {
 }
 
 // OpenRecord opens a record of any size. The caller closes it.
-func (s *Store) OpenRecord(rel string) (*Reader, error) {
+func (s *Store) OpenRecord(rel string) (cas.Reader, error) {
 	if err := checkRecord(rel); err != nil {
 		return nil, err
 	}
