@@ -36,9 +36,9 @@ type CollectOptions struct {
 	// left behind or quarantined: it takes back what a command stored that failed. Zero
 	// for everything.
 	Since time.Time
-	// Progress is called with what is being done and how many things are left; may be
-	// nil.
-	Progress func(what string, left int)
+	// Progress is called now and then with what is looked at or taken away, in the plural,
+	// and how many of them are left, or for objects have been seen; may be nil.
+	Progress func(what string, n int)
 }
 
 // CollectReport is what was collected, or would be.
@@ -95,7 +95,7 @@ func (s *Store) collect(ctx context.Context, roots Roots, o CollectOptions, r *C
 		return err
 	}
 	if !o.DryRun && len(found) > 0 {
-		o.Progress("sweep", len(found))
+		o.Progress("files to remove", len(found))
 		if m, err = c.sweep(ctx, m, found); err != nil {
 			return err
 		}
@@ -269,7 +269,6 @@ func (c *collector) candidates(ctx context.Context, m *Mark) ([]candidate, error
 		}
 	}
 	s, r := c.s, c.r
-	c.o.Progress("layers", len(m.layers))
 	err := s.disk.WalkRecords(ctx, "layers", func(rel string, size int64, mod time.Time) error {
 		if d, ok := layerOfRecord(rel); ok {
 			c.there[d] = stampOf(size, mod)
@@ -331,11 +330,20 @@ func (c *collector) candidates(ctx context.Context, m *Mark) ([]candidate, error
 	return out, err
 }
 
+// progressEach is after how many things progress is told.
+const progressEach = 1000
+
 // objects visits the objects that can be garbage.
 func (c *collector) objects(ctx context.Context, m *Mark, fn func(cas.Info) error) error {
 	objects := c.s.disk.Objects()
 	if c.asked == nil {
-		return objects.Walk(ctx, fn)
+		seen := 0
+		return objects.Walk(ctx, func(i cas.Info) error {
+			if seen++; seen%progressEach == 0 {
+				c.o.Progress("objects seen", seen)
+			}
+			return fn(i)
+		})
 	}
 	// Those that lie in one directory follow each other.
 	order := func(a, b tree.ObjectID) int { return bytes.Compare(a[:], b[:]) }

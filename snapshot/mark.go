@@ -124,9 +124,13 @@ func (s *Store) markSessions(ctx context.Context, m *Mark) error {
 
 // markLayers marks the objects of the layers that are marked and not done.
 func (c *collector) markLayers(ctx context.Context, m *Mark, done map[DiffID]bool) error {
+	left := len(m.layers)
 	for d := range m.layers {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if left--; left%progressEach == 0 {
+			c.o.Progress("layers to look at", left)
 		}
 		if done[d] {
 			continue

@@ -54,7 +54,10 @@ func (a *app) runGc(ctx context.Context, o outputFlags, opts snapshot.CollectOpt
 	if err != nil {
 		return err
 	}
+	p := a.newProgress("collecting", o.format != formatTable)
+	opts.Progress = p.stage
 	collected, err := s.Collect(ctx, a.roots, opts)
+	p.end()
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func newTagCmd(a *app) *cobra.Command {
 }
 
 func newRmiCmd(a *app) *cobra.Command {
-	var force bool
+	var force, dry bool
 	cmd := &cobra.Command{
 		Use:   "rmi IMAGE...",
 		Short: "Remove names of images; what nothing needs any more goes with the next gc",
@@ -200,16 +200,17 @@ needs --force when there are several. Snapshots keep the layers that they stand 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, word := range args {
-				errs = append(errs, a.runRmi(cmd.Context(), word, force))
+				errs = append(errs, a.runRmi(cmd.Context(), word, force, dry))
 			}
 			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove all names of an image given by id; no error when there is none")
+	cmd.Flags().BoolVarP(&dry, "dry-run", "n", false, "say which names would be removed, remove none")
 	return cmd
 }
 
-func (a *app) runRmi(ctx context.Context, word string, force bool) error {
+func (a *app) runRmi(ctx context.Context, word string, force, dry bool) error {
 	store, err := a.imageStore(ctx)
 	if err != nil {
 		return err
@@ -238,11 +239,15 @@ func (a *app) runRmi(ctx context.Context, word string, force bool) error {
 		}
 		return &exitError{code: codeInUse, err: fmt.Errorf("remove %s: it has %d names, %s; give one, or --force for all", word, len(refs), strings.Join(names, " "))}
 	}
-	if err := store.RemoveRefs(ctx, refs...); err != nil {
-		return err
+	said := "Would untag"
+	if !dry {
+		said = "Untagged"
+		if err := store.RemoveRefs(ctx, refs...); err != nil {
+			return err
+		}
 	}
 	for _, r := range refs {
-		if _, err := fmt.Fprintf(a.stdout, "Untagged: %s\n", r); err != nil {
+		if _, err := fmt.Fprintf(a.stdout, "%s: %s\n", said, r); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type progress struct {
 	total int64
 	last  time.Time
 	shown bool
+	step  string // instead of the bytes
 }
 
 const (
@@ -71,6 +72,17 @@ func (p *progress) add(n int64) {
 	p.show(time.Now())
 }
 
+// stage says what is being done to how many things, instead of bytes.
+func (p *progress) stage(what string, n int) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.step = fmt.Sprintf("%s: %d %s", p.what, n, what)
+	p.show(time.Now())
+}
+
 func (p *progress) show(now time.Time) {
 	every := progressLog
 	if p.terminal {
@@ -80,18 +92,25 @@ func (p *progress) show(now time.Time) {
 		return
 	}
 	p.last = now
-	rate := float64(p.done) / now.Sub(p.start).Seconds()
-	line := fmt.Sprintf("%s %s", p.what, size(p.done))
-	if p.total > p.done {
-		line += fmt.Sprintf(" of %s, %d%%", size(p.total), p.done*100/p.total)
+	line := p.step
+	if line == "" {
+		line = p.bytes(now)
 	}
-	line += fmt.Sprintf(", %s/s", size(int64(rate)))
 	if p.terminal {
 		fmt.Fprintf(p.w, "\r\x1b[K%s", line)
 		p.shown = true
 		return
 	}
 	fmt.Fprintln(p.w, line)
+}
+
+func (p *progress) bytes(now time.Time) string {
+	rate := float64(p.done) / now.Sub(p.start).Seconds()
+	line := fmt.Sprintf("%s %s", p.what, size(p.done))
+	if p.total > p.done {
+		line += fmt.Sprintf(" of %s, %d%%", size(p.total), p.done*100/p.total)
+	}
+	return line + fmt.Sprintf(", %s/s", size(int64(rate)))
 }
 
 // end takes the line away.

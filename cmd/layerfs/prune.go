@@ -62,7 +62,10 @@ func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
 	if err := a.pruneImages(ctx, store, o, &r); err != nil {
 		return err
 	}
-	if r.Garbage, err = a.snaps.Collect(ctx, a.roots, snapshot.CollectOptions{DryRun: o.dryRun}); err != nil {
+	p := a.newProgress("collecting", o.out.quiet)
+	r.Garbage, err = a.snaps.Collect(ctx, a.roots, snapshot.CollectOptions{DryRun: o.dryRun, Progress: p.stage})
+	p.end()
+	if err != nil {
 		return err
 	}
 	g := r.Garbage
