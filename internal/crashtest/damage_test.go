@@ -76,7 +76,9 @@ func TestDamage(t *testing.T) {
 	cases := 0
 	for _, kind := range fileKinds() {
 		t.Run(kind.name, func(t *testing.T) {
-			for _, d := range damages() {
+			all := damages()
+			for _, i := range sample(t, len(all), 3) {
+				d := all[i-1]
 				if kind.name == "name" && d.name == "removed" {
 					continue // as rmi does
 				}

@@ -22,7 +22,7 @@ import (
 
 // Limits of a stress run.
 const (
-	stressShort = 12 * time.Second
+	stressShort = 8 * time.Second
 	stressLong  = 20 * time.Minute
 	// patience is how long one command may take before it counts as stuck. 32 processes with
 	// the race detector on two processors leave each the time of a tenth.
