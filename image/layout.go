@@ -30,7 +30,11 @@ func (s *Store) RefreshLayout(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if data, err := s.records.ReadRecord(ocispec.ImageLayoutFile); err != nil || CheckLayout(data) != nil {
+	data, err := s.records.ReadRecord(ocispec.ImageLayoutFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+		return err // that it cannot be read does not mean that it is damaged
+	}
+	if err != nil || CheckLayout(data) != nil {
 		if err := s.records.WriteRecord(ctx, ocispec.ImageLayoutFile, EncodeLayout()); err != nil {
 			return fmt.Errorf("write %s: %w", ocispec.ImageLayoutFile, err)
 		}
