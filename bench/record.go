@@ -127,9 +127,11 @@ func (r *recorder) ratio(x report.Ratio) {
 	fmt.Println()
 }
 
-func (r *recorder) bytes(name string, value float64) {
-	r.line.Figures = append(r.line.Figures, report.Figure{Name: name, Value: value, Unit: "bytes"})
-	fmt.Printf("  %-60s %.6g bytes\n", name, value)
+func (r *recorder) bytes(name string, value float64) { r.figure(name, value, "bytes") }
+
+func (r *recorder) figure(name string, value float64, unit string) {
+	r.line.Figures = append(r.line.Figures, report.Figure{Name: name, Value: value, Unit: unit})
+	fmt.Printf("  %-60s %.6g %s\n", name, value, unit)
 }
 
 // milliseconds records one of several times that make up another.

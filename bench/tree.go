@@ -80,6 +80,7 @@ type mountKind struct {
 	lfs    func(args ...string) []string   // a layerfs command of the user
 	// restore undoes changes, where umount does not; may be nil.
 	restore func(ctx context.Context) error
+	remount func(ref string) []string // the command that mounts an image, of layerfs
 }
 
 // turn is a contender that does an exercise on a mount made for the turn.
@@ -135,11 +136,12 @@ func (b *bench) mountKinds(ctx context.Context, a archive) ([]*mountKind, error)
 
 func (b *bench) layerfsKind(a archive, driver string, aside bool) *mountKind {
 	m := &mountKind{contender: contender{name: "layerfs, " + driver, aside: aside}, dir: filepath.Join(b.work, "mnt", "layerfs-"+driver)}
+	m.remount = func(ref string) []string { return b.lfs("mount", "--driver", driver, "--name", driver, ref, m.dir) }
 	m.mount = func(ctx context.Context) error {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return err
 		}
-		_, err := run(ctx, b.lfs("mount", "--driver", driver, "--name", driver, a.ref, m.dir))
+		_, err := run(ctx, m.remount(a.ref))
 		return err
 	}
 	m.umount = func(ctx context.Context) error {
@@ -171,7 +173,13 @@ func (b *bench) rootlessKind(ctx context.Context, a archive) *mountKind {
 		}
 	}
 	inside := append([]string{"unshare"}, b.tool("cmd/layerfs", "--root", home+"/store")...)
-	m.mount = do(append(inside[:len(inside):len(inside)], "mount", "--name", "user", a.ref, m.dir)...)
+	m.remount = func(ref string) []string {
+		return lfs(append(inside[:len(inside):len(inside)], "mount", "--name", "user", ref, m.dir)...)
+	}
+	m.mount = func(ctx context.Context) error {
+		_, err := run(ctx, m.remount(a.ref))
+		return err
+	}
 	m.umount = do(append(inside[:len(inside):len(inside)], "umount", "--rm", "user")...)
 	// The user reaches the file system of the measurement, and reads the archive itself.
 	err = errors.Join(os.Chmod(b.work, 0o711), os.Chmod(b.disk.dir, 0o711))

@@ -94,7 +94,7 @@ func unprivilegedLine(ctx context.Context, b *bench) error {
 		}
 		b.compareKinds(l, kinds, entries)
 	}
-	return b.serverMemory(ctx, kinds)
+	return errors.Join(b.serverMemory(ctx, kinds), b.mountCost(ctx, a, kinds))
 }
 
 const unprivilegedAbout = "One layer of 72,000 files. The plain directory is on the same file system, and is the only lower directory of overlayfs and of fuse-overlayfs. " +
@@ -264,6 +264,53 @@ func (b *bench) lowerKind(ctx context.Context, a archive, name string) *mountKin
 	return m
 }
 
+// mountCost compares mounts of the tree with mounts of an image of one file.
+func (b *bench) mountCost(ctx context.Context, a archive, kinds []*mountKind) error {
+	const name = "mount 72,000 files and one"
+	if !b.wanted(name) {
+		return nil
+	}
+	layer := filepath.Join(b.work, "one.tar")
+	one := archive{image: "one", form: dockerArchive, ref: "example.org/one:latest", file: filepath.Join(b.work, "one-image.tar")}
+	if _, err := run(ctx, []string{"tar", "-C", filepath.Join(a.extracted, "tree/00/00"), "-cf", layer, "file-00"}); err != nil {
+		return err
+	}
+	if err := packLayer(layer, one.file, one.ref); err != nil {
+		return err
+	}
+	if _, err := run(ctx, b.lfs("load", "-q", "-i", one.file)); err != nil {
+		return err
+	}
+	var cs []contender
+	for _, m := range kinds {
+		if m.absent != "" || m.remount == nil {
+			continue
+		}
+		if m.as != nil {
+			if _, err := run(ctx, m.lfs("load", "-q", "-i", one.file)); err != nil {
+				return err
+			}
+		}
+		for _, what := range []archive{a, one} {
+			c := m.contender
+			c.name += " of " + what.image
+			c.args = func() []string { return m.remount(what.ref) }
+			c.check = m.umount
+			cs = append(cs, c)
+		}
+	}
+	const rounds = 20
+	entries, err := b.compete(ctx, report.Work{Name: name, Judge: report.Wall}, rounds, cs...)
+	if err != nil {
+		return err
+	}
+	for i := 0; i+1 < len(entries); i += 2 {
+		more := entries[i].Median(wall) - entries[i+1].Median(wall)
+		b.report.figure("mounting 72,000 files takes longer than one by, "+cs[i].name, more*1e3, "ms")
+	}
+	return nil
+}
+
 // userKind is a whole union of an ordinary user, who mounts by fusermount3.
 func (b *bench) userKind(ctx context.Context, a archive) *mountKind {
 	m := b.rootlessKind(ctx, a) // for the user's store, which is loaded by now
@@ -276,8 +323,9 @@ func (b *bench) userKind(ctx context.Context, a archive) *mountKind {
 		m.absent = lastLine(err)
 		return m
 	}
+	m.remount = func(ref string) []string { return m.lfs("mount", "--driver", "fuse", "--name", "fuse", ref, m.dir) }
 	m.mount = func(ctx context.Context) error {
-		_, err := run(ctx, m.lfs("mount", "--driver", "fuse", "--name", "fuse", a.ref, m.dir))
+		_, err := run(ctx, m.remount(a.ref))
 		return err
 	}
 	m.umount = func(ctx context.Context) error {

@@ -40,7 +40,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -78,7 +77,6 @@ type FS struct {
 	view  treeview.View
 	image *erofs.Image
 	data  *objects // nil serves metadata
-	trim  trimmer
 }
 
 // New opens a tree. The caller closes the result.
@@ -92,7 +90,7 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve tree: %w", err)
 	}
-	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), image: image, trim: trimmer{image: image}}
+	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), image: image}
 	f.view = treeview.View{Namespace: o.Namespace, Contents: len(o.Data) > 0, Owners: o.Owners}
 	if f.view.Contents {
 		if f.data, err = newObjects(o.Data); err != nil {
@@ -110,6 +108,9 @@ func (f *FS) Close() error {
 	}
 	return err
 }
+
+// Trim gives mapped pages of the image back.
+func (f *FS) Trim() { f.image.DropPages() }
 
 // mountOptions are the capabilities that the file system wants of the protocol.
 func mountOptions() fuse.MountOptions {
@@ -158,7 +159,6 @@ func status(err error) fuse.Status {
 
 // Lookup finds a name. That it is absent is told as a fact that stays, too.
 func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	f.trim.count()
 	n, ok, err := f.image.Lookup(f.nid(h.NodeId), name)
 	switch {
 	case err != nil:
@@ -257,7 +257,6 @@ const (
 )
 
 func (f *FS) readDir(in *fuse.ReadIn, add func(*fuse.DirEntry, erofs.NID) (more bool, st fuse.Status)) fuse.Status {
-	f.trim.count()
 	dir := f.nid(in.NodeId)
 	from := in.Offset
 	if from < afterDotDot {
@@ -302,7 +301,6 @@ func (f *FS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fu
 
 // Read returns content of a regular file.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	f.trim.count()
 	n := f.nid(in.NodeId)
 	if in.Offset > 1<<63-1 {
 		return nil, fuse.EINVAL
@@ -366,27 +364,4 @@ func (f *FS) object(n erofs.NID) (*object, error) {
 		return nil, err
 	}
 	return f.data.open(id)
-}
-
-// trimmer gives mapped pages of the image back. They are in the page cache in any case;
-// that the server has them mapped only makes it look large, and harder to reclaim.
-type trimmer struct {
-	image *erofs.Image
-	mu    sync.Mutex
-	calls int
-}
-
-// trimEvery is how many requests come between. Each touches a page or a few, and the
-// kernel maps sixteen around each page that is touched, so no more than some 10 MiB are
-// mapped at a time.
-const trimEvery = 128
-
-func (t *trimmer) count() {
-	t.mu.Lock()
-	t.calls++
-	now := t.calls%trimEvery == 0
-	t.mu.Unlock()
-	if now {
-		t.image.DropPages()
-	}
 }

@@ -11,7 +11,6 @@ func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) 
 
 // GetXAttr returns the value of an attribute.
 func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	f.trim.count()
 	stored, ok := f.view.Stored(name)
 	if !ok {
 		return 0, fuse.ENOATTR
@@ -32,7 +31,6 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 
 // ListXAttr returns the names of attributes.
 func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	f.trim.count()
 	attrs, err := f.image.Xattrs(f.nid(h.NodeId))
 	if err != nil {
 		return 0, status(err)

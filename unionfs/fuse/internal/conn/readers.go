@@ -29,6 +29,7 @@ type readers struct {
 	server  *fuse.ProtocolServer
 	buffers sync.Pool // of *buffers
 	enough  int32     // how many may wait at the device
+	trim    func()    // from time to time, may be nil
 
 	waiting atomic.Int32  // readers at the device
 	all     atomic.Int32  // readers
@@ -47,9 +48,18 @@ const (
 	idleTicks = 20
 	// maxReaders bounds the number of requests that are answered at a time.
 	maxReaders = 256
+	// trimEvery is how many requests come between two calls of Trim. Each touches a page
+	// or a few, and the kernel maps sixteen around each page that is touched, so no more
+	// than some 10 MiB are mapped at a time.
+	trimEvery = 128
 	// processorsPerReader: where there are many processors, that many share a reader.
 	processorsPerReader = 4
 )
+
+// Trimmer is a file system that has files mapped. Their pages are in the page cache in
+// any case; that a server has them mapped only makes it look large, and them harder to
+// reclaim. Trim gives them back.
+type Trimmer interface{ Trim() }
 
 // buffers hold a request and its answer.
 type buffers struct{ in, out []byte }
@@ -74,14 +84,18 @@ const (
 	opCopyFileRange = 47
 )
 
-func newReaders(fd int, fs fuse.RawFileSystem, opts *fuse.MountOptions) readers {
+func newReaders(fd int, fs fuse.RawFileSystem, opts *fuse.MountOptions) *readers {
 	size := max(opts.MaxWrite+extra, minRequest)
-	return readers{
+	r := &readers{
 		fd: fd, log: opts.Logger, server: fuse.NewProtocolServer(fs, opts),
 		buffers: sync.Pool{New: func() any { return &buffers{in: make([]byte, size), out: make([]byte, size)} }},
 		enough:  max(1, int32(runtime.GOMAXPROCS(0)/processorsPerReader)),
 		wake:    make(chan struct{}, 1), over: make(chan struct{}),
 	}
+	if t, ok := fs.(Trimmer); ok {
+		r.trim = t.Trim
+	}
+	return r
 }
 
 // agree answers the first request, in which the kernel says what it can do.
@@ -151,7 +165,9 @@ func (r *readers) loop() {
 			r.end.Do(func() { close(r.over) })
 			return
 		}
-		r.taken.Add(1)
+		if r.taken.Add(1)%trimEvery == 0 && r.trim != nil {
+			r.trim()
+		}
 		if r.asleep.Load() && r.asleep.CompareAndSwap(true, false) {
 			r.wake <- struct{}{}
 		}

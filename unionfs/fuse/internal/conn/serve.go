@@ -20,7 +20,7 @@ const (
 
 // Server serves a file system on a device.
 type Server struct {
-	readers
+	*readers
 	ended chan struct{}
 }
 

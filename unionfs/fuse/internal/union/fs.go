@@ -212,6 +212,15 @@ func (f *FS) status(err error) fuse.Status {
 // Init is called when the kernel and the server have agreed on the protocol.
 func (f *FS) Init(*fuse.Server) {}
 
+// Trim gives mapped pages of the trees back.
+func (f *FS) Trim() {
+	for i := range f.lower {
+		if im := f.lower[i].image; im != nil {
+			im.DropPages()
+		}
+	}
+}
+
 // OnUnmount is called when the mount has ended.
 func (f *FS) OnUnmount() { f.closeOnce.Do(func() { f.closeErr = f.close(true) }) }
 
