@@ -138,7 +138,7 @@ func amount(f Figure) string {
 // comparison is a work with the name that it has among those of all lines.
 type comparison struct {
 	*Work
-	line  string
+	line  string // anchor of its section
 	label string
 }
 
@@ -148,7 +148,7 @@ func (r *Report) compared() []comparison {
 	for _, l := range r.Lines {
 		for _, w := range l.Works {
 			if v := w.Verdict(Wall); v.Layerfs != nil && (v.Best != nil || v.Limit != nil) {
-				out = append(out, comparison{w, l.Name, l.Name + ": " + w.Name})
+				out = append(out, comparison{w, l.Anchor(), l.Name + ": " + w.Name})
 			}
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
+	"unicode"
 )
 
 // Report is the content of results.json. Each line has the machine of its own and each work
@@ -29,6 +31,21 @@ type Line struct {
 	Works   []*Work  `json:"works"`
 	Ratios  []Ratio  `json:"ratios,omitempty"`
 	Figures []Figure `json:"figures,omitempty"`
+}
+
+// Anchor is the name of the line's section, as those who show Markdown derive it from the
+// heading.
+func (l *Line) Anchor() string {
+	var s strings.Builder
+	for _, r := range strings.ToLower(l.Name + ": " + l.Title) {
+		switch {
+		case r == ' ':
+			s.WriteByte('-')
+		case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+			s.WriteRune(r)
+		}
+	}
+	return s.String()
 }
 
 // Machine says on what a line was measured. Works that were measured on different

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -165,6 +166,32 @@ func TestCurrent(t *testing.T) {
 		}
 		if !bytes.Equal(a, b) {
 			t.Errorf("%s is not what bench/results.json gives: make bench-docs", got)
+		}
+	}
+}
+
+// TestNotesLead follows the links of the notes to sections of the page.
+func TestNotesLead(t *testing.T) {
+	r, err := report.ReadFile(report.Kept("../..").Results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchors := map[string]bool{}
+	for _, l := range r.Lines {
+		anchors[l.Anchor()] = true
+	}
+	link := regexp.MustCompile(`\]\(([^)]*)\)`)
+	for _, l := range r.Lines {
+		for _, n := range l.Notes() {
+			for _, m := range link.FindAllStringSubmatch(n.Text, -1) {
+				section, inside := strings.CutPrefix(m[1], "#")
+				if inside && !anchors[section] {
+					t.Errorf("%s: no section %q", l.Name, section)
+				}
+				if _, err := os.Stat(filepath.Join("../../docs", m[1])); !inside && err != nil {
+					t.Errorf("%s: %v", l.Name, err)
+				}
+			}
 		}
 	}
 }
