@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/layerfs/layerfs/bench/report"
 )
@@ -135,5 +136,29 @@ func TestMadeUpImagesAreTheSame(t *testing.T) {
 	}
 	if sums[0] != sums[1] {
 		t.Error("the same arguments gave other bytes")
+	}
+}
+
+func TestTurns(t *testing.T) {
+	for _, c := range []struct {
+		rounds, most int
+		one          time.Duration
+		want         int
+	}{
+		{0, 20, time.Millisecond, 20},
+		{0, 20, 500 * time.Millisecond, 4},
+		{0, 20, slowTurn, 2},
+		{0, 20, slowTurn + 1, 1},
+		{1, 20, time.Millisecond, 1},
+		{100, 20, 0, 20},
+	} {
+		b := &bench{options: options{rounds: c.rounds, per: 2 * time.Second}}
+		if got := b.turns(c.most, c.one); got != c.want {
+			t.Errorf("at most %d of %d rounds, %v a turn: %d turns, want %d", c.rounds, c.most, c.one, got, c.want)
+		}
+	}
+	late := &bench{options: options{within: 1}}
+	if _, err := late.contest(t.Context(), []*report.Work{{Name: "late"}}, 1, nil); !errors.Is(err, errLate) {
+		t.Errorf("a work began after the end of the run: %v", err)
 	}
 }

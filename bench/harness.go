@@ -17,6 +17,7 @@ import (
 type options struct {
 	rounds  int           // at most so many for every work, 0 for as many as it asks for
 	per     time.Duration // what the counted turns of a contender may take together
+	within  time.Duration // no work begins later, 0 for no limit
 	dir     string
 	gib     int64
 	out     string
@@ -34,6 +35,7 @@ func (o options) narrowed() bool { return o.form != "" || o.only.String() != "" 
 // bench is what the lines share.
 type bench struct {
 	options
+	began   time.Time
 	disk    *disk
 	work    string // directory for programs and made-up images, removed at the end
 	group   group
@@ -44,7 +46,7 @@ type bench struct {
 }
 
 func newBench(ctx context.Context, o options) (_ *bench, err error) {
-	b := &bench{options: o, group: joinGroup(os.Getenv(groupName))}
+	b := &bench{options: o, began: time.Now(), group: joinGroup(os.Getenv(groupName))}
 	if b.work, err = os.MkdirTemp(o.dir, "layerfs-bench-"); err != nil {
 		return nil, err
 	}
@@ -190,14 +192,24 @@ func (b *bench) most(rounds int) int {
 	return rounds
 }
 
-// A contender has at least so many counted turns, however long they take.
-const leastTurns = 2
+// A contender has at least so many counted turns, but one whose turn is so slow has one.
+const (
+	leastTurns = 2
+	slowTurn   = 8 * time.Second
+)
 
 // turns is how many of the rounds a contender takes part in whose turn takes so long.
 func (b *bench) turns(most int, one time.Duration) int {
 	most = b.most(most)
-	return max(min(leastTurns, most), min(most, int(b.per/max(one, 1))))
+	least := min(leastTurns, most)
+	if one > slowTurn {
+		least = 1
+	}
+	return max(least, min(most, int(b.per/max(one, 1))))
 }
+
+// errLate is why works are not begun any more.
+var errLate = errors.New("the time of the run is over; -resume goes on with it")
 
 // compete is [bench.contest] in one work.
 func (b *bench) compete(ctx context.Context, w report.Work, most int, cs ...contender) ([]*report.Entry, error) {
@@ -221,6 +233,9 @@ func (b *bench) contest(ctx context.Context, works []*report.Work, most int, cs 
 		return entries, nil
 	}
 	start := time.Now()
+	if b.within > 0 && start.After(b.began.Add(b.within)) {
+		return nil, errLate
+	}
 	load, err := loadAverage()
 	if err != nil {
 		return nil, err

@@ -39,7 +39,11 @@ func (b *bench) loadWork(ctx context.Context, image, form string) error {
 	works := []*report.Work{work}
 	engines := make([]contender, 0, len(b.engines)+4)
 	for _, e := range b.engines {
-		engines = append(engines, b.loading(e, a, unpacked))
+		c := b.loading(e, a, unpacked)
+		if image == "layered" && e.about().name == "umoci" && c.absent == "" {
+			c.absent = "umoci takes a minute a turn with this image"
+		}
+		engines = append(engines, c)
 	}
 	cs := append(engines, b.floors(a, "files")...)
 	if image == "layered" {
@@ -50,6 +54,7 @@ func (b *bench) loadWork(ctx context.Context, image, form string) error {
 		works = append(works, &report.Work{Name: "upgraded after layered, " + form, Judge: report.CPU, About: upgradeAbout})
 		for i, e := range b.engines {
 			then := b.loading(e, newer, "second")
+			then.absent = cs[i].absent
 			cs[i].then = &then
 		}
 		for i, c := range b.floors(newer, "newer") {

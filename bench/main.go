@@ -85,7 +85,8 @@ func work() (err error) {
 	o := options{}
 	var with, only string
 	flag.IntVar(&o.rounds, "rounds", 0, "how often each contender's turn comes at most (default: as often as the work asks for)")
-	flag.DurationVar(&o.per, "per", 4*time.Second, "how long a contender's counted turns of a work may take together; at least two are counted")
+	flag.DurationVar(&o.per, "per", 2*time.Second, "how long a contender's counted turns of a work may take together; at least two are counted, of slow ones one")
+	flag.DurationVar(&o.within, "within", 0, "begin no work after this time; -resume does what is left (default: no limit)")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where the file system to measure on is made")
 	flag.Int64Var(&o.gib, "gib", 12, "its size in GiB")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for results.json")
@@ -104,8 +105,8 @@ func work() (err error) {
 		}
 	}
 	flag.Parse()
-	if o.rounds < 0 || o.per < 0 {
-		return errors.New("-rounds and -per: not below 0")
+	if o.rounds < 0 || o.per < 0 || o.within < 0 {
+		return errors.New("-rounds, -per and -within: not below 0")
 	}
 	if o.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -131,6 +132,9 @@ func work() (err error) {
 		if err := b.measure(ctx, l); err != nil {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
+			}
+			if errors.Is(err, errLate) {
+				return errors.Join(append(failed, fmt.Errorf("%s: %w", l.name, err))...)
 			}
 			err = fmt.Errorf("%s: %w", l.name, err)
 			fmt.Println("  failed:", err)

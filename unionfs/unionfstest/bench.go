@@ -3,6 +3,7 @@ package unionfstest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -103,6 +104,7 @@ func exercises(b *testing.B, mount func(b *testing.B) string) {
 		path := filepath.Join(mount(b), "created")
 		data := make([]byte, 2<<10)
 		b.ReportAllocs()
+		b.SetBytes(int64(len(data)))
 		for b.Loop() {
 			orFail(b, os.WriteFile(path, data, 0o644))
 			orFail(b, os.Remove(path))
@@ -111,6 +113,7 @@ func exercises(b *testing.B, mount func(b *testing.B) string) {
 	b.Run("copy up", func(b *testing.B) {
 		dir := mount(b)
 		b.ReportAllocs()
+		var copied, files int64
 		for n := 0; b.Loop(); n++ {
 			if n == benchDirs*benchFiles {
 				b.StopTimer()
@@ -120,8 +123,12 @@ func exercises(b *testing.B, mount func(b *testing.B) string) {
 			f, err := os.OpenFile(filepath.Join(dir, benchName(n)), os.O_WRONLY|os.O_APPEND, 0)
 			orFail(b, err)
 			_, err = f.Write([]byte{'x'})
+			orFail(b, err)
+			end, err := f.Seek(0, io.SeekEnd)
 			orFail(b, errors.Join(err, f.Close()))
+			copied, files = copied+end-1, files+1
 		}
+		b.SetBytes(copied / files)
 	})
 }
 
