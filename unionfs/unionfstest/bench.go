@@ -23,7 +23,8 @@ const (
 
 // Bench measures what programs do with files on a union: each operation of "walk" and
 // "read" is one of the whole tree of 2,000 files, each of "create" and "copy up" is one
-// of a file. The control does the same in a plain directory.
+// of a file; the bytes of "copy up" are those of the file that is changed. The control does
+// the same in a plain directory.
 func Bench(b *testing.B, h Harness) {
 	b.Run("control", func(b *testing.B) {
 		dir := b.TempDir()
