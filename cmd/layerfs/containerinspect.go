@@ -86,6 +86,7 @@ type inspectHost struct {
 	Init           bool                  `json:"Init"`
 	Runtime        string                `json:"Runtime"` // path of the OCI runtime; "" is the built-in launcher
 	ReadonlyRootfs bool                  `json:"ReadonlyRootfs"`
+	Privileged     bool                  `json:"Privileged"`
 	RestartPolicy  inspectRestart        `json:"RestartPolicy"`
 	LogConfig      container.LogConfig   `json:"LogConfig"`
 	NetworkMode    string                `json:"NetworkMode"`
@@ -162,7 +163,7 @@ func (a *app) inspectContainer(s *container.Store, c *container.Container) (*con
 		}
 		out.Config.ExposedPorts[p] = struct{}{}
 	}
-	out.HostConfig = inspectHost{AutoRemove: c.Remove, Init: c.Init, Runtime: c.Runtime, ReadonlyRootfs: c.ReadOnly,
+	out.HostConfig = inspectHost{AutoRemove: c.Remove, Init: c.Init, Runtime: c.Runtime, Privileged: c.Privileged, ReadonlyRootfs: c.ReadOnly,
 		RestartPolicy: inspectRestart{string(c.Restart.Mode), c.Restart.Most}, LogConfig: c.Log,
 		NetworkMode: strings.Join(c.Networks, ","), CapAdd: c.CapAdd, CapDrop: c.CapDrop, ShmSize: c.ShmSize, Resources: c.Resources}
 	for _, m := range c.Mounts {

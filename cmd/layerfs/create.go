@@ -65,6 +65,11 @@ func (a *app) create(ctx context.Context, o *createOptions, word string, command
 		if err := writeNewFile(o.cidfile, string(rec.ID)); err != nil {
 			return nil, err
 		}
+		defer func() {
+			if err != nil { // there is no container of that id
+				err = errors.Join(err, os.Remove(o.cidfile))
+			}
+		}()
 	}
 	ctrs, err := a.containers(ctx)
 	if err != nil {

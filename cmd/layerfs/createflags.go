@@ -49,6 +49,14 @@ type createOptions struct {
 
 	hostname string
 	readOnly bool
+
+	privileged bool
+	groups     []string
+	oomScore   int
+	userns     string
+	pull       string
+	aliases    []string
+
 	capAdd   []string
 	capDrop  []string
 	security []string
@@ -111,7 +119,12 @@ func (o *createOptions) add(a *app, cmd *cobra.Command) {
 	f.BoolVar(&o.readOnly, "read-only", false, "make the root file system read-only")
 	f.StringSliceVar(&o.capAdd, "cap-add", nil, "capability to add to the default ones, or ALL (repeatable)")
 	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "capability to take away, or ALL (repeatable)")
-	f.StringArrayVar(&o.security, "security-opt", nil, "no-new-privileges[=false] or seccomp=FILE|unconfined (repeatable)")
+	f.StringArrayVar(&o.security, "security-opt", nil, "no-new-privileges[=false], seccomp=FILE|unconfined, apparmor=PROFILE|unconfined or label=disable|user:…|role:…|type:…|level:… (repeatable)")
+	f.BoolVar(&o.privileged, "privileged", false, "give it all capabilities, system calls and devices, and writable /sys and /proc/sys")
+	f.StringSliceVar(&o.groups, "group-add", nil, "group by number to be in besides the user's (repeatable)")
+	f.IntVar(&o.oomScore, "oom-score-adj", 0, "how soon the kernel kills it when memory runs out, -1000 to 1000")
+	f.StringVar(&o.userns, "userns", "", "user namespace: host, the one that the command runs in, is all that there is")
+	f.StringVar(&o.pull, "pull", "missing", "never or missing: images are loaded, and not pulled to run")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "setting of the kernel, NAME=VALUE (repeatable)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a volume or a directory, [NAME|PATH:]TARGET[:OPTION,...] (repeatable)")
 	f.StringArrayVar(&o.mounts, "mount", nil, "mount, type=bind|volume|tmpfs,source=…,target=…[,readonly,…] (repeatable)")
@@ -120,6 +133,7 @@ func (o *createOptions) add(a *app, cmd *cobra.Command) {
 	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, in bytes or with k, m, g (default 64m)")
 
 	f.StringArrayVar(&o.networks, "network", nil, "network: bridge, none, host, container:NAME or the name of one (repeatable)")
+	f.StringArrayVar(&o.aliases, "network-alias", nil, "one more name of it in its network (repeatable)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "publish a port on this machine, [[IP:][PORT]:]PORT[/udp] (repeatable)")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all ports that are exposed, each on a free one")
 	f.StringArrayVar(&o.expose, "expose", nil, "say that a port is served, PORT[/udp] (repeatable)")
@@ -206,6 +220,9 @@ func (o *createOptions) process(rec *container.Record, p image.ProcessConfig, co
 		return usageError{errors.New("the image names no command; give one")}
 	}
 	if o.workdir != "" {
+		if !path.IsAbs(o.workdir) {
+			return usageError{fmt.Errorf("--workdir %q: want an absolute path", o.workdir)}
+		}
 		rec.Cwd = o.workdir
 	}
 	if o.user != "" {
@@ -353,6 +370,33 @@ func (o *createOptions) healthOf(rec *container.Record, h *image.Healthcheck) er
 }
 
 func (o *createOptions) isolation(rec *container.Record) (err error) {
+	switch o.userns {
+	case "", "host":
+	default:
+		return usageError{fmt.Errorf("--userns %q: only host is supported; for containers in a user namespace run layerfs as an ordinary user", o.userns)}
+	}
+	switch o.pull {
+	case "missing", "never":
+	default:
+		return usageError{fmt.Errorf("--pull %q: want missing or never; layerfs load -i brings newer images in", o.pull)}
+	}
+	if rec.Privileged = o.privileged; rec.Privileged {
+		rec.Seccomp, rec.NoNewPrivileges = bundle.Unconfined, false
+	}
+	for _, g := range o.groups {
+		gid, err := strconv.ParseUint(g, 10, 31)
+		if err != nil {
+			return usageError{fmt.Errorf("--group-add %q: want the number of a group", g)}
+		}
+		rec.Groups = append(rec.Groups, uint32(gid))
+	}
+	const most = 1000
+	if o.oomScore < -most || o.oomScore > most {
+		return usageError{fmt.Errorf("--oom-score-adj %d: want a number from -%d to %d", o.oomScore, most, most)}
+	}
+	if o.flags.Changed("oom-score-adj") {
+		rec.OOMScoreAdj = &o.oomScore
+	}
 	if rec.Sysctls, err = parseLabels(o.sysctls); err != nil {
 		return err
 	}
@@ -361,7 +405,7 @@ func (o *createOptions) isolation(rec *container.Record) (err error) {
 	}
 	for _, s := range o.security {
 		name, value, set := strings.Cut(s, "=")
-		if !set {
+		if colon := strings.IndexByte(s, ':'); !set || colon >= 0 && colon < len(name) {
 			name, value, set = strings.Cut(s, ":") // Docker's older form
 		}
 		switch name {
@@ -371,8 +415,19 @@ func (o *createOptions) isolation(rec *container.Record) (err error) {
 				return err
 			}
 			continue
+		case "apparmor":
+			if value == "" {
+				return usageError{fmt.Errorf("--security-opt %q: want the name of a profile, or unconfined", s)}
+			}
+			rec.AppArmor = value
+			continue
+		case "label":
+			if rec.SELinux, err = bundle.AddLabel(rec.SELinux, value); err != nil {
+				return usageError{fmt.Errorf("--security-opt %q: %w", s, err)}
+			}
+			continue
 		default:
-			return usageError{fmt.Errorf("--security-opt %q: want no-new-privileges[=false] or seccomp=FILE|unconfined", s)}
+			return usageError{fmt.Errorf("--security-opt %q: want no-new-privileges[=false], seccomp=FILE|unconfined, apparmor=PROFILE or label=OPTION", s)}
 		}
 		if rec.NoNewPrivileges = true; set {
 			if rec.NoNewPrivileges, err = strconv.ParseBool(value); err != nil {
@@ -443,7 +498,17 @@ func readProfile(name string) (_ string, err error) {
 
 // connect says what its network is.
 func (o *createOptions) connect(rec *container.Record, declared map[string]struct{}) error {
-	rec.Networks, rec.Ports, rec.Hosts, rec.Links = o.networks, o.ports, o.hosts, o.links
+	networks := slices.Clone(o.networks)
+	if len(o.aliases) > 0 {
+		if len(networks) != 1 || strings.Contains(networks[0], "alias=") {
+			return usageError{errors.New("--network-alias takes one --network; with several give each its own, as name=NETWORK,alias=NAME")}
+		}
+		if !strings.Contains(networks[0], "=") {
+			networks[0] = "name=" + networks[0]
+		}
+		networks[0] += ",alias=" + strings.Join(o.aliases, ",alias=")
+	}
+	rec.Networks, rec.Ports, rec.Hosts, rec.Links = networks, o.ports, o.hosts, o.links
 	rec.DNS, rec.DNSSearch, rec.DNSOptions = o.dns, o.dnsSearch, o.dnsOptions
 	exposed := map[string]string{}
 	for p := range declared {

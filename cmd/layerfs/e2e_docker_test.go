@@ -34,16 +34,17 @@ const (
 
 // startDocker starts a daemon that shares nothing with another on the machine, in a mount
 // namespace of its own, so that its mounts end with it. It skips the test where no
-// daemon can run.
-func startDocker(t testing.TB) *docker {
+// daemon can run. Options are more of the daemon's.
+func startDocker(t testing.TB, options ...string) *docker {
 	t.Helper()
 	testenv.Root(t)
 	testenv.Tools(t, "dockerd", "docker", "containerd")
 	dir := shortPlace(t)
 	d := &docker{t: t, socket: "unix://" + filepath.Join(dir, "s"), group: fmt.Sprintf("layerfs-test-%d", os.Getpid())}
 	log := &bytes.Buffer{}
-	cmd := exec.Command("dockerd", "--host", d.socket, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
-		"--cgroup-parent", "/"+d.group, "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2")
+	args := append([]string{"--host", d.socket, "--data-root", dir + "/data", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid",
+		"--cgroup-parent", "/" + d.group, "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2"}, options...)
+	cmd := exec.Command("dockerd", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {

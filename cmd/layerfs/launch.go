@@ -195,6 +195,10 @@ func (a *app) limitsOf(rec *container.Record) (_ *specs.LinuxResources, err erro
 		limits = *rec.Resources
 	}
 	if a.ids == nil { // in a user namespace no device can be used through a node that was made there
+		if rec.Privileged {
+			limits.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+			return &limits, nil
+		}
 		limits.Devices, err = deviceRules(rec.Devices)
 	}
 	return &limits, err
@@ -242,7 +246,7 @@ func (a *app) bundleHost(ctx context.Context, rec *container.Record) (bundle.Hos
 	if err != nil {
 		return bundle.Host{}, err
 	}
-	h := bundle.Host{Volume: func(name string) (string, error) {
+	h := bundle.Host{Devices: a.ids == nil, Volume: func(name string) (string, error) {
 		_, err := vs.Stat(name)
 		return vs.Dir(name), err
 	}}

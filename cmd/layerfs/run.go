@@ -17,7 +17,8 @@ import (
 
 func newRunCmd(a *app) *cobra.Command {
 	var o createOptions
-	var detach bool
+	var detach, dry bool
+	var out outputFlags
 	var keys string
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
@@ -30,7 +31,9 @@ image's own.
 With -d the command ends as soon as the process runs, and prints the container's id; a
 monitor, a small process for each container, goes on with it, as it does with -t and
 with --restart. Without them the container is in the foreground of the command and
-ends with it; signals are passed on, and the third Ctrl-C kills.`,
+ends with it; signals are passed on, and the third Ctrl-C kills.
+
+With --dry-run it prints what it would do, one step a line, and does nothing.`,
 		Example: `  layerfs run --rm debian:12 cat /etc/os-release
   layerfs run -it debian:12 bash
   layerfs run -d --name web --restart always -v data:/srv web:1
@@ -38,11 +41,19 @@ ends with it; signals are passed on, and the third Ctrl-C kills.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dry {
+				return a.runDry(cmd.Context(), &o, out, args[0], args[1:])
+			}
+			if cmd.Flags().Changed("format") {
+				return usageError{errors.New("--format goes with --dry-run")}
+			}
 			return exitWith(a.runRun(cmd.Context(), &o, detach, keys, args[0], args[1:]))
 		},
 	}
 	o.add(a, cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run it in the background and print its id")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "print the steps, and do nothing")
+	out.addFormat(cmd, "", formatTable, `with --dry-run: "table", "json", or a Go template`)
 	addDetachKeys(cmd, &keys)
 	return cmd
 }

@@ -151,7 +151,16 @@ func (a *app) statsRows(ctx context.Context, o statsOptions, words []string, bef
 }
 
 func fillStats(row *statsRow, c *container.Container, before map[container.ID]sample, machine uint64) error {
+	received, sent, err := netCounters(c.State.Process.Pid)
+	if err != nil {
+		return err
+	}
+	row.NetIO = size(received) + " / " + size(sent)
 	group, err := groupOf(c)
+	if errors.Is(err, errors.ErrUnsupported) {
+		row.CPUPerc, row.MemUsage, row.MemPerc, row.BlockIO = "--", "-- / --", "--", "-- / --" // nothing counts them
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -176,9 +185,7 @@ func fillStats(row *statsRow, c *container.Container, before map[container.ID]sa
 	}
 	row.BlockIO = size(int64(st.IO.ReadBytes)) + " / " + size(int64(st.IO.WriteBytes))
 	row.PIDs = st.Pids.Current
-	received, sent, err := netCounters(c.State.Process.Pid)
-	row.NetIO = size(received) + " / " + size(sent)
-	return err
+	return nil
 }
 
 // netCounters sums what the interfaces of a process's network have received and sent, in

@@ -27,12 +27,12 @@ func io1(b *specs.LinuxBlockIO) []setting {
 	if b == nil {
 		return nil
 	}
-	if b.Weight != nil {
+	if given(b.Weight) {
 		l.add("blockIO.weight", "blkio.bfq.weight", number64(b.Weight))
 	}
 	leaf(&l, b)
 	for _, d := range b.WeightDevice {
-		if d.Weight != nil {
+		if given(d.Weight) {
 			l.add("blockIO.weightDevice", "blkio.bfq.weight_device", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight))
 		}
 	}
@@ -49,12 +49,12 @@ func io2(b *specs.LinuxBlockIO) []setting {
 	if b == nil {
 		return nil
 	}
-	if b.Weight != nil {
+	if given(b.Weight) {
 		l.add("blockIO.weight", "io.bfq.weight", number64(b.Weight))
 	}
 	leaf(&l, b)
 	for _, d := range b.WeightDevice {
-		if d.Weight != nil {
+		if given(d.Weight) {
 			l.add("blockIO.weightDevice", "io.bfq.weight", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight))
 		}
 	}
@@ -72,11 +72,11 @@ func io2(b *specs.LinuxBlockIO) []setting {
 
 // leaf refuses weights of a scheduler that Linux 5.0 removed.
 func leaf(l *list, b *specs.LinuxBlockIO) {
-	if b.LeafWeight != nil {
+	if given(b.LeafWeight) {
 		l.refuse("blockIO.leafWeight", number64(b.LeafWeight), fmt.Errorf("kernels since 5.0 have nothing like it: %w", errors.ErrUnsupported))
 	}
 	for _, d := range b.WeightDevice {
-		if d.LeafWeight != nil {
+		if given(d.LeafWeight) {
 			l.refuse("blockIO.weightDevice.leafWeight", number64(d.LeafWeight), fmt.Errorf("kernels since 5.0 have nothing like it: %w", errors.ErrUnsupported))
 		}
 	}

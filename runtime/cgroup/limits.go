@@ -182,29 +182,33 @@ func (l *list) refuse(limit, value string, err error) {
 
 func number64[T int64 | uint64 | uint32 | uint16](n *T) string { return fmt.Sprint(*n) }
 
+// given tells whether a value is there. A 0 where none is possible is what engines write
+// for a limit that nobody asked for; runc and crun pass it over, too.
+func given[T int64 | uint64 | uint16](n *T) bool { return n != nil && *n != 0 }
+
 func cpu1(c *specs.LinuxCPU) []setting {
 	l := list{controller: "cpu"}
 	if c == nil {
 		return nil
 	}
-	if c.Shares != nil {
+	if given(c.Shares) {
 		l.add("cpu.shares", "cpu.shares", number64(c.Shares))
 	}
 	// A burst may not be larger than the quota, and a quota not smaller than one
 	// millisecond of its period.
-	if c.Period != nil {
+	if given(c.Period) {
 		l.add("cpu.period", "cpu.cfs_period_us", number64(c.Period))
 	}
-	if c.Quota != nil {
+	if given(c.Quota) {
 		l.add("cpu.quota", "cpu.cfs_quota_us", number64(c.Quota))
 	}
 	if c.Burst != nil {
 		l.add("cpu.burst", "cpu.cfs_burst_us", number64(c.Burst))
 	}
-	if c.RealtimePeriod != nil {
+	if given(c.RealtimePeriod) {
 		l.add("cpu.realtimePeriod", "cpu.rt_period_us", number64(c.RealtimePeriod))
 	}
-	if c.RealtimeRuntime != nil {
+	if given(c.RealtimeRuntime) {
 		l.add("cpu.realtimeRuntime", "cpu.rt_runtime_us", number64(c.RealtimeRuntime))
 	}
 	if c.Idle != nil {
@@ -218,15 +222,15 @@ func cpu2(c *specs.LinuxCPU) []setting {
 	if c == nil {
 		return nil
 	}
-	if c.Shares != nil {
+	if given(c.Shares) {
 		l.add("cpu.shares", "cpu.weight", strconv.FormatUint(Weight(*c.Shares), 10))
 	}
-	if c.Quota != nil || c.Period != nil {
+	if given(c.Quota) || given(c.Period) {
 		value := "max"
 		if c.Quota != nil && *c.Quota > 0 {
 			value = number64(c.Quota)
 		}
-		if c.Period != nil {
+		if given(c.Period) {
 			value += " " + number64(c.Period)
 		}
 		l.add("cpu.quota", "cpu.max", value)
@@ -234,7 +238,7 @@ func cpu2(c *specs.LinuxCPU) []setting {
 	if c.Burst != nil {
 		l.add("cpu.burst", "cpu.max.burst", number64(c.Burst))
 	}
-	for limit, set := range map[string]bool{"cpu.realtimePeriod": c.RealtimePeriod != nil, "cpu.realtimeRuntime": c.RealtimeRuntime != nil} {
+	for limit, set := range map[string]bool{"cpu.realtimePeriod": given(c.RealtimePeriod), "cpu.realtimeRuntime": given(c.RealtimeRuntime)} {
 		if set {
 			l.refuse(limit, "set", fmt.Errorf("cgroup version 2 has no limit of realtime scheduling: %w", errors.ErrUnsupported))
 		}
@@ -279,16 +283,16 @@ func memory1(m *specs.LinuxMemory) []setting {
 	if m == nil {
 		return nil
 	}
-	if m.Limit != nil {
+	if given(m.Limit) {
 		l.add("memory.limit", "memory.limit_in_bytes", number64(m.Limit))
 	}
-	if m.Swap != nil {
+	if given(m.Swap) {
 		l.add("memory.swap", "memory.memsw.limit_in_bytes", number64(m.Swap))
 	}
-	if m.Reservation != nil {
+	if given(m.Reservation) {
 		l.add("memory.reservation", "memory.soft_limit_in_bytes", number64(m.Reservation))
 	}
-	if m.KernelTCP != nil {
+	if given(m.KernelTCP) {
 		l.add("memory.kernelTCP", "memory.kmem.tcp.limit_in_bytes", number64(m.KernelTCP))
 	}
 	if m.Swappiness != nil {
@@ -311,24 +315,24 @@ func memory2(m *specs.LinuxMemory) []setting {
 		}
 		return strconv.FormatInt(n, 10)
 	}
-	if m.Limit != nil {
+	if given(m.Limit) {
 		l.add("memory.limit", "memory.max", most(*m.Limit))
 	}
-	if m.Swap != nil {
+	if given(m.Swap) {
 		switch { // version 1 counts memory and swap together, version 2 swap alone
 		case *m.Swap < 0:
 			l.add("memory.swap", "memory.swap.max", "max")
-		case m.Limit == nil || *m.Limit < 0 || *m.Swap < *m.Limit:
+		case !given(m.Limit) || *m.Limit < 0 || *m.Swap < *m.Limit:
 			l.refuse("memory.swap", number64(m.Swap), fmt.Errorf("it is memory and swap together, and not below a limit of memory: %w", fs.ErrInvalid))
 		default:
 			l.add("memory.swap", "memory.swap.max", most(*m.Swap-*m.Limit))
 		}
 	}
-	if m.Reservation != nil {
+	if given(m.Reservation) {
 		l.add("memory.reservation", "memory.low", most(*m.Reservation))
 	}
 	for limit, set := range map[string]bool{
-		"memory.kernelTCP": m.KernelTCP != nil, "memory.swappiness": m.Swappiness != nil,
+		"memory.kernelTCP": given(m.KernelTCP), "memory.swappiness": m.Swappiness != nil,
 		"memory.disableOOMKiller": m.DisableOOMKiller != nil && *m.DisableOOMKiller,
 	} {
 		if set {

@@ -48,6 +48,10 @@ type Record struct {
 	NoNewPrivileges bool                  `json:"noNewPrivileges,omitempty"`
 	Seccomp         string                `json:"seccomp,omitempty"` // "", unconfined, or the JSON of a profile
 	AppArmor        string                `json:"apparmor,omitempty"`
+	SELinux         string                `json:"selinux,omitempty"` // label of the process, "" for none
+	Privileged      bool                  `json:"privileged,omitempty"`
+	Groups          []uint32              `json:"groups,omitempty"` // besides the user's
+	OOMScoreAdj     *int                  `json:"oomScoreAdj,omitempty"`
 	Sysctls         map[string]string     `json:"sysctls,omitempty"`
 	Mounts          []Mount               `json:"mounts,omitempty"`
 	Devices         []Device              `json:"devices,omitempty"`

@@ -65,6 +65,9 @@ func Fit(spec *specs.Spec, group *cgroup.Group, limits *specs.LinuxResources) er
 			return fmt.Errorf("mount on %s with the propagation shared and another runtime; the built-in launcher can: %w", m.Destination, errors.ErrUnsupported)
 		}
 	}
+	if err := ownCapabilities(spec.Process.Capabilities); err != nil {
+		return err
+	}
 	if group == nil {
 		return nil
 	}
@@ -81,6 +84,28 @@ func Fit(spec *specs.Spec, group *cgroup.Group, limits *specs.LinuxResources) er
 		}
 	}
 	return fmt.Errorf("control group %s: %w", group.Path(), fs.ErrNotExist)
+}
+
+// ownCapabilities takes away what this process does not have itself and so no program that
+// it starts can give.
+func ownCapabilities(c *specs.LinuxCapabilities) error {
+	if c == nil {
+		return nil
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("read own capabilities: %w", err)
+	}
+	have := uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
+	names := runtime.Capabilities()
+	for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient} {
+		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool {
+			i := slices.Index(names, name)
+			return i >= 0 && have&(1<<i) == 0
+		})
+	}
+	return nil
 }
 
 // Start creates the container of the bundle and starts it. The root is a detached mount,

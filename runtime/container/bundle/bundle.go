@@ -26,6 +26,9 @@ type Host struct {
 	// connection, and HostNetwork for this machine's own. Hosts and Resolv are the files
 	// to mount in /etc, "" where the image's are to be seen.
 	Network, Hosts, Resolv string
+	// Devices says that a privileged container has all devices of this machine, which an
+	// ordinary user cannot give.
+	Devices bool
 }
 
 // HostNetwork says that a container has the network of this machine.
@@ -71,6 +74,14 @@ func Spec(rec *container.Record, root runtime.Root, h Host) (*specs.Spec, error)
 	}
 	if err := filter(spec, rec.Seccomp); err != nil {
 		return nil, err
+	}
+	labels(spec, rec.AppArmor, rec.SELinux)
+	spec.Process.User.AdditionalGids = append(spec.Process.User.AdditionalGids, rec.Groups...)
+	spec.Process.OOMScoreAdj = rec.OOMScoreAdj
+	if rec.Privileged {
+		if err := privilege(spec, rec, h.Devices); err != nil {
+			return nil, err
+		}
 	}
 	connect(spec, h)
 	if rec.Init {
