@@ -399,7 +399,11 @@ func (c *checker) checkSnapshot(name string) {
 	if rec.Kind == View {
 		return
 	}
-	if _, err := os.Stat(c.s.Upper(rec.Key)); err != nil {
+	fi, err := os.Lstat(c.s.Upper(rec.Key))
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("it is a file: %w", cas.ErrCorrupt)
+	}
+	if err != nil {
 		c.fault("snapshot", name, fmt.Errorf("its upper directory: %w", err))
 	}
 }

@@ -97,7 +97,7 @@ func TestKill(t *testing.T) {
 	kills := 0
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
-			kills += stock.disturb(t, dir, op, sampled, killed, func(_ *world, n int) disturbance { return disturbance{at: n} })
+			kills += disturb(t, stock, dir, op, sampled, killed, func(_ *world, n int) disturbance { return disturbance{at: n} })
 		})
 	}
 	t.Logf("%d kills", kills)
@@ -131,7 +131,7 @@ const (
 
 // disturb runs a command as often as it has system calls that can be disturbed, or a sample
 // of some, each time on a copy of the stock in which another one is. It returns how often.
-func (stock *world) disturb(t *testing.T, dir string, op operation, some int, how string, at func(w *world, n int) disturbance) (times int) {
+func disturb(t *testing.T, stock *world, dir string, op operation, some int, how string, at func(w *world, n int) disturbance) (times int) {
 	t.Helper()
 	before := stock.copyOf(t, dir+"/before")
 	defer before.discard()

@@ -64,7 +64,7 @@ func stringAt(pid int, at uint64) string {
 	}
 	defer f.Close()
 	b := make([]byte, unix.PathMax)
-	n, _ := f.ReadAt(b, int64(at)) //nolint:errcheck,gosec // shorter at the end of a mapping
+	n, _ := f.ReadAt(b, int64(at)) //nolint:gosec // shorter at the end of a mapping
 	text, _, _ := bytes.Cut(b[:n], []byte{0})
 	return string(text)
 }
@@ -101,7 +101,7 @@ func TestFaultErrors(t *testing.T) {
 			continue // nothing to lose; and its processes outlive what is traced
 		}
 		t.Run(op.name, func(t *testing.T) {
-			failures += stock.disturb(t, dir, op, 2, failed, func(w *world, n int) disturbance {
+			failures += disturb(t, stock, dir, op, 1, failed, func(w *world, n int) disturbance {
 				return disturbance{among: w.inStore, at: n, do: func(tid int, c *syscallInfo) (syscall.Errno, error) {
 					return refusal(n, c), skipCall(tid)
 				}}
@@ -124,7 +124,7 @@ func TestFaultShortWrites(t *testing.T) {
 			continue
 		}
 		t.Run(op.name, func(t *testing.T) {
-			stock.disturb(t, dir, op, 1, cutShort, func(w *world, n int) disturbance {
+			disturb(t, stock, dir, op, 1, cutShort, func(w *world, n int) disturbance {
 				writes := func(pid int, c *syscallInfo) bool {
 					return (c.nr == unix.SYS_WRITE || c.nr == unix.SYS_PWRITE64) && c.args[2] > 1 && w.inStore(pid, c)
 				}
