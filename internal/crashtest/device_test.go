@@ -26,6 +26,7 @@ type device struct {
 	recording bool
 	log       []event // since recording began
 	undo      []event // old contents of what was written while not recording, newest last
+	reverts   int
 }
 
 // event is a write, or where data is nil a flush.
@@ -38,6 +39,7 @@ type event struct {
 type deviceFile struct {
 	fs.Inode
 	*device
+	reverts int // of the device when the name was looked up
 }
 
 var (
@@ -71,9 +73,15 @@ func (d *device) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64
 	return fuse.ReadResultData(dest[:copy(dest, d.data[off:])]), 0
 }
 
-func (d *device) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+// Write is what the loop device does. One of a cut that is over, which goes on as long as
+// somebody's mount namespace has a copy of the mount, has nothing to write any more.
+func (f *deviceFile) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	d := f.device
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if f.reverts != d.reverts {
+		return uint32(len(data)), 0
+	}
 	if off+int64(len(data)) > int64(len(d.data)) {
 		return 0, syscall.ENOSPC
 	}
@@ -110,6 +118,7 @@ func (d *device) revert() {
 		copy(d.data[d.undo[i].off:], d.undo[i].data)
 	}
 	d.undo = nil
+	d.reverts++
 }
 
 // position is how much was recorded.
@@ -134,8 +143,11 @@ func (s *shelf) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*f
 	if i < 0 || i >= len(s.devices) {
 		return nil, syscall.ENOENT
 	}
-	out.Mode, out.Size, out.Blksize = 0o600, uint64(len(s.devices[i].data)), 4096
-	return s.NewInode(ctx, &deviceFile{device: s.devices[i]}, fs.StableAttr{Mode: syscall.S_IFREG}), 0
+	d := s.devices[i]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out.Mode, out.Size, out.Blksize = 0o600, uint64(len(d.data)), 4096
+	return s.NewInode(ctx, &deviceFile{device: d, reverts: d.reverts}, fs.StableAttr{Mode: syscall.S_IFREG}), 0
 }
 
 // serve mounts a file system with the devices and returns its directory.
