@@ -128,8 +128,14 @@ func (f *FS) make(in *fuse.InHeader, b *birth, out *fuse.EntryOut) (fd int, err 
 	if err != nil {
 		return -1, err
 	}
-	n := f.newborn(b, &st)
-	file := f.enter(n, true)
+	file := f.enter(f.newborn(b, &st), true)
+	if !white {
+		f.fillAttr(&out.Attr, &st)
+		out.Ino, out.NodeId = file.n.ino, file.id
+		out.SetEntryTimeout(forever)
+		out.SetAttrTimeout(forever)
+		return fd, nil
+	}
 	if err := f.entry(file, out); err != nil {
 		if fd >= 0 {
 			closeFD(fd)
@@ -273,25 +279,32 @@ func (f *FS) makeAt(b *birth, dir int, name string, st *unix.Stat_t) (fd int, er
 	return fd, nil
 }
 
-// give gives a new file to its owner. The mode that it was made with may have become
-// another by an ACL; only what the change of owner takes away is put back.
+// give gives a new file to its owner and returns its attributes. The mode that it was
+// made with may have become another by an ACL; only what the change of owner takes away
+// is put back.
 func (f *FS) give(b *birth, s spot, st *unix.Stat_t) error {
 	if err := s.stat(st); err != nil {
 		return err
 	}
 	mode := st.Mode
-	if st.Uid != b.uid || st.Gid != b.gid {
+	special := b.mode & (unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX)
+	given := st.Uid != b.uid || st.Gid != b.gid
+	if given {
 		if err := s.chown(int(b.uid), int(b.gid)); err != nil {
 			return err
 		}
-		st.Uid, st.Gid = b.uid, b.gid
 		st.Mode &^= unix.S_ISUID | unix.S_ISGID
 	}
-	special := b.mode & (unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX)
-	if isLink(mode) || special&^st.Mode == 0 {
-		return nil
+	lacks := !isLink(mode) && special&^st.Mode != 0
+	if lacks {
+		if err := s.chmod(mode&0o777 | special); err != nil {
+			return err
+		}
 	}
-	return s.chmod(mode&0o777 | special)
+	if given || lacks {
+		return s.stat(st)
+	}
+	return nil
 }
 
 // makeOver makes the file out of sight and then puts it in the place of a whiteout.
