@@ -146,12 +146,12 @@ bench-compare: setup ## compare benchmarks of REF=… with the work tree
 PEERS := containerd docker.io podman buildah umoci skopeo fuse-overlayfs runc crun bubblewrap
 
 .PHONY: bench-peers
-bench-peers: setup ## measure layerfs beside its peers; LINES and BENCH_FLAGS narrow down, see go run ./bench -h
+bench-peers: setup ## measure layerfs beside its peers, half an hour; LINES, BENCH_FLAGS: see go run ./bench -h
 	@tools/setup.sh $(PEERS) linux-perf
-	go run ./bench $(BENCH_FLAGS) $(LINES)
+	go run ./bench -within 30m $(BENCH_FLAGS) $(LINES)
 
 .PHONY: bench-docs
-bench-docs: ## write docs/performance.md and docs/performance.html from bench/results.json
+bench-docs: ## write docs/performance.* from bench/results.json
 	go run ./bench/report/render
 
 .PHONY: clean
