@@ -105,14 +105,25 @@ func TestKilledServer(t *testing.T) {
 	must(t, d.Unmount(t.Context(), p.root, false))
 }
 
-// TestStoppedServer takes down a mount whose server does not move.
+// TestStoppedServer takes down a mount whose server does not move. Who waits for an answer
+// gets an error.
 func TestStoppedServer(t *testing.T) {
 	d, p := fuse.New(fuse.Options{}), newPlace(t)
 	p.mount(t, d, unionfs.Options{})
 	pid := server(t, p.root)
 	must(t, unix.Kill(pid, unix.SIGSTOP))
+	waiting := make(chan error)
+	go func() { waiting <- os.Mkdir(filepath.Join(p.root, "dir"), 0o755) }()
+	time.Sleep(100 * time.Millisecond) // for the call to be on its way, mostly
 	must(t, d.Unmount(t.Context(), p.root, true))
-	must(t, unix.Kill(pid, unix.SIGCONT))
+	select {
+	case err := <-waiting:
+		if err == nil {
+			t.Error("a stopped server made a directory")
+		}
+	case <-time.After(time.Minute):
+		t.Error("a call still waits for a server that was stopped")
+	}
 	if mounted, err := mountapi.Mounted(p.root); mounted || err != nil {
 		t.Errorf("still mounted: %v, %v", mounted, err)
 	}

@@ -8,9 +8,11 @@
 //   - TestFsx lets fsx write to lower files and compare what it reads with what it wrote.
 //   - TestFsstress lets fsstress do the same things to a union and to a plain directory, and
 //     compares the two trees.
+//   - TestChaos has processes work on a union whose server is stopped, slowed and killed,
+//     and whose disk is full at times.
 //
 // In `go test` they take a sample of some seconds each; `make suites` runs all of them,
 // with the flag -long. The programs are built by tools/suites.sh from pinned sources; a
-// test whose program is not there is skipped. The last two run as an ordinary user
+// test whose program is not there is skipped. The last three run as an ordinary user
 // too, who mounts through fusermount3.
 package suites

@@ -27,8 +27,8 @@ var (
 // find them too.
 const cacheDir = "/var/cache/layerfs-suites"
 
-// TestMain is also the server process of these tests, and the programs that
-// unionmount-testsuite calls.
+// TestMain is also the server process of these tests, the programs that
+// unionmount-testsuite calls, and a worker of TestChaos.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == fuse.ServerArgs()[0]:
@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 		if err := mountForSuite(os.Args[2:]); err != nil {
 			log.Fatal(err)
 		}
+		return
+	case len(os.Args) > 2 && os.Args[1] == workerCommand:
+		workInChaos(os.Args[2])
 		return
 	case len(os.Args) > 2 && os.Args[1] == unmountCommand:
 		if err := fuse.New(fuse.Options{}).Unmount(context.Background(), os.Args[2], false); err != nil {

@@ -21,9 +21,14 @@ const Command = "fuse-server"
 // flushTime is how long Unmount waits for a server to write out what it holds.
 const flushTime = 5 * time.Minute
 
+// answerTime is how long a server may take to answer before a forced unmount counts it as
+// one that never will.
+const answerTime = 5 * time.Second
+
 // Unmount unmounts target and waits for the process that served it to end, which is
 // when the upper directory is complete and flushed. It needs nothing of the server, so
-// one that hangs or was killed stops it no longer than flushTime. Otherwise it is
+// one that hangs or was killed stops it no longer than flushTime. With force a server that
+// does not answer is killed, which ends the calls that wait for it. Otherwise it is
 // [mountapi.Unmount]; an ordinary user's mount goes by fusermount3.
 func Unmount(ctx context.Context, target string, force bool) error {
 	servers := processes(target)
@@ -32,6 +37,11 @@ func Unmount(ctx context.Context, target string, force bool) error {
 			_ = unix.Close(fd) // a handle of a process
 		}
 	}()
+	if force && len(servers) > 0 && !answers(target) {
+		for _, fd := range servers {
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may have ended
+		}
+	}
 	err := mountapi.Unmount(ctx, target, force)
 	if errors.Is(err, unix.EPERM) {
 		err = unmountAsUser(ctx, target, force)
@@ -56,6 +66,23 @@ func Unmount(ctx context.Context, target string, force bool) error {
 		}
 	}
 	return nil
+}
+
+// answers reports whether the server of a mount answers in time. A call that gets no
+// answer goes on until the mount's connection ends.
+func answers(target string) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var st unix.Statfs_t
+		_ = unix.Statfs(target, &st) // an error is an answer
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(answerTime):
+		return false
+	}
 }
 
 // unmountAsUser tries a busy mount for about half a second, as mountapi.Unmount does.

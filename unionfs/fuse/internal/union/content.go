@@ -12,9 +12,9 @@ import (
 // to fail on a full disk before all of it has been tried.
 const copyChunk = 64 << 20
 
-// copyContent copies size bytes from the start of a lower file into dst, which is empty
-// or of that size and without data. Holes stay holes, and where the file system can
-// share blocks nothing is copied.
+// copyContent copies size bytes from the start of a lower file into dst, which has at
+// least that size and no data. Holes stay holes, and where the file system can share
+// blocks nothing is copied.
 func (f *FS) copyContent(dst int, from ref, size int64) error {
 	src, err := f.openContent(from)
 	if err != nil {
@@ -33,9 +33,6 @@ func (f *FS) copyContent(dst int, from ref, size int64) error {
 	}
 	if st.Size < size {
 		return fmt.Errorf("content has %d bytes, its file says %d or more: %w", st.Size, size, unix.EIO)
-	}
-	if err := retry(func() error { return unix.Ftruncate(dst, size) }); err != nil {
-		return err
 	}
 	for off := int64(0); off < size; {
 		data, err := unix.Seek(src, off, unix.SEEK_DATA)

@@ -307,6 +307,9 @@ func (f *FS) makeCopy(n *node, tmp string, attr *fuse.Attr, want extent) (meta b
 	if size == 0 {
 		return false, nil
 	}
+	if err := retry(func() error { return unix.Ftruncate(fd, size) }); err != nil {
+		return false, err
+	}
 	if err := f.copyContent(fd, n.dataRef(), size); err != nil {
 		return false, err
 	}
@@ -385,7 +388,9 @@ func (f *FS) nameAll(n *node, tmp string, r ref) error {
 }
 
 // completeData copies the content of a file that has only metadata in the upper. The
-// mark goes last: until then the layers below are read.
+// mark goes last: until then the layers below are read. The size changes only when all
+// that is to stay has been copied, so that what fails, or is killed, leaves the file as it
+// was.
 func (f *FS) completeData(n *node, want extent) error {
 	f.names.RLock()
 	s, err := f.spot(n)
@@ -407,11 +412,20 @@ func (f *FS) completeData(n *node, want extent) error {
 	path := fdPath(fd, "")
 	caps, err := getXattr(path, capability)
 	hasCaps := err == nil
-	if size := min(st.Size, int64(want)); size > 0 {
-		if err := f.copyContent(fd, n.dataRef(), size); err != nil {
+	size := min(st.Size, int64(want))
+	if size > 0 {
+		err := f.copyContent(fd, n.dataRef(), size)
+		if err == nil {
+			err = f.flush(fd)
+		}
+		if err != nil {
+			// Where space cannot be given back it stays taken until the next try.
+			_ = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size)
 			return err
 		}
-		if err := f.flush(fd); err != nil {
+	}
+	if size < st.Size {
+		if err := retry(func() error { return unix.Ftruncate(fd, size) }); err != nil {
 			return err
 		}
 	}
