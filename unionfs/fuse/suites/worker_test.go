@@ -177,7 +177,7 @@ func (w *worker) work() (count int, err error) {
 		// Without space for its redirect a directory has to be copied, as in overlayfs.
 		full := errors.Is(uerr, unix.ENOSPC) || errors.Is(uerr, unix.EDQUOT) || o.Kind == "swap" && errors.Is(uerr, unix.EXDEV)
 		if full && n == 0 {
-			o.Kind, uerr = "look", nil // nothing may have changed
+			o.Kind = "look" // nothing may have changed
 			if seen, _, uerr = o.do(w.Dir); isDead(uerr) {
 				return count, note(nil)
 			}
@@ -201,7 +201,7 @@ func (w *worker) differs(o *operation, seen string, uerr error) error {
 	}
 	var got, wanted unix.Errno
 	if errors.As(uerr, &got) != errors.As(err, &wanted) || got != wanted || seen != want {
-		return fmt.Errorf("%+v ended with %v and %s, in a plain directory with %v and %s", o, uerr, brief(seen), err, brief(want))
+		return fmt.Errorf("%+v ended with %v and %s, in a plain directory with error number %d and %s", o, uerr, brief(seen), wanted, brief(want))
 	}
 	return nil
 }
