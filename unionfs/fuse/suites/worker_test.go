@@ -170,8 +170,11 @@ func (w *worker) work() (count int, err error) {
 			return count, err
 		}
 		seen, n, uerr := o.do(w.Dir)
+		// A write that the server's end cut short says how much was done and gives no
+		// error. Numbers of free blocks come from the server each time.
 		var now unix.Stat_t
-		if err := unix.Stat(w.Root, &now); isDead(uerr) || err != nil || now.Dev != mount.Dev {
+		var space unix.Statfs_t
+		if isDead(uerr) || unix.Statfs(w.Root, &space) != nil || unix.Stat(w.Root, &now) != nil || now.Dev != mount.Dev {
 			return count, nil // the intent stays: it may have been done
 		}
 		// Without space for its redirect a directory has to be copied, as in overlayfs.
