@@ -204,7 +204,7 @@ func (w *worker) differs(o *operation, seen string, uerr error) error {
 	}
 	var got, wanted unix.Errno
 	if errors.As(uerr, &got) != errors.As(err, &wanted) || got != wanted || seen != want {
-		return fmt.Errorf("%+v ended with %w and %s, in a plain directory with error number %d and %s", o, uerr, brief(seen), wanted, brief(want))
+		return fmt.Errorf("%+v ended with %s and %s, in a plain directory with error number %d and %s", o, fmt.Sprint(uerr), brief(seen), int(wanted), brief(want))
 	}
 	return nil
 }
