@@ -46,7 +46,7 @@ func (p *plan) mounts(c *Config, root int) error {
 			covered = covered || below(mp.to, e)
 		}
 		if !covered && !p.look {
-			if err := makeIn(root, mp.to, dir); err != nil {
+			if err := makeIn(root, mp.to, dir, c.Made); err != nil {
 				return &Error{Step: "make mount point", Object: m.Destination, Err: err}
 			}
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,86 +123,4 @@ func readIn(root int, path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read /%s of the root: more than %d bytes: %w", path, limit, fs.ErrInvalid)
 	}
 	return b, nil
-}
-
-// makeIn makes the directory, or the empty file, that a path in the root leads to, and
-// directories on the way, if they are not there. Symbolic links are followed inside the
-// root, also where they lead to nothing yet: images link /etc/resolv.conf into /run.
-func makeIn(root int, path string, dir bool) error {
-	fd, err := openIn(root, path, unix.O_PATH, 0)
-	if err == nil {
-		return unix.Close(fd)
-	}
-	if !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	todo := strings.Split(path, "/")
-	var done []string
-	for hops := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			done = done[:max(0, len(done)-1)]
-			continue
-		}
-		if len(done) >= maxDepth || len(todo) > maxDepth {
-			return unix.ENAMETOOLONG
-		}
-		link, err := makeOne(root, strings.Join(done, "/"), name, dir || len(todo) > 0)
-		if err != nil {
-			return err
-		}
-		if link == "" {
-			done = append(done, name)
-			continue
-		}
-		if hops++; hops > maxHops {
-			return unix.ELOOP
-		}
-		if link[0] == '/' {
-			done = nil
-		}
-		todo = append(strings.Split(link, "/"), todo...)
-	}
-	return nil
-}
-
-// makeOne makes name in parent, a path without symbolic links, unless it is there. If it
-// is a symbolic link, its target is returned.
-func makeOne(root int, parent, name string, dir bool) (string, error) {
-	at, err := openIn(root, parent, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(at) //nolint:errcheck // a handle without content
-	mode := uint32(0o644)
-	if dir {
-		mode = 0o755
-		err = unix.Mkdirat(at, name, mode)
-	} else {
-		err = unix.Mknodat(at, name, unix.S_IFREG|mode, 0)
-	}
-	if err == nil {
-		// The process's umask took part.
-		fd, err := openIn(at, name, unix.O_RDONLY|unix.O_NONBLOCK, unix.RESOLVE_NO_SYMLINKS)
-		if err != nil {
-			return "", err
-		}
-		return "", errors.Join(unix.Fchmod(fd, mode), unix.Close(fd))
-	}
-	if !errors.Is(err, unix.EEXIST) {
-		return "", err
-	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(at, name, buf)
-	if errors.Is(err, unix.EINVAL) {
-		return "", nil // there, and no link
-	}
-	if err == nil && n == 0 {
-		err = unix.ENOENT
-	}
-	return string(buf[:max(n, 0)]), err
 }

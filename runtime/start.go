@@ -41,6 +41,10 @@ type Config struct {
 	// takes Detach, and stays the caller's to close.
 	Gate *os.File
 
+	// Made, if not nil, is called for each file and directory that is made in the root to
+	// mount on. The directories that they lie in keep their times of modification then.
+	Made func(MountPoint)
+
 	// What hooks are told of the container.
 	ID, Bundle string
 

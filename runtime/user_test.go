@@ -61,7 +61,7 @@ func TestMakeInLimits(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		err := makeIn(root, filepath.Base(chain)+"/"+name(0), true)
+		err := makeIn(root, filepath.Base(chain)+"/"+name(0), true, nil)
 		if hops <= maxHops && err != nil {
 			t.Errorf("%d links: %v", hops, err)
 		}
@@ -71,7 +71,7 @@ func TestMakeInLimits(t *testing.T) {
 	}
 	for _, depth := range []int{maxDepth, maxDepth + 1} {
 		path := strings.Repeat("d/", depth-1) + "end"
-		err := makeIn(root, path, true)
+		err := makeIn(root, path, true, nil)
 		if depth <= maxDepth && err != nil || depth > maxDepth && !errors.Is(err, unix.ENAMETOOLONG) {
 			t.Errorf("%d directories: error %v", depth, err)
 		}
@@ -81,7 +81,7 @@ func TestMakeInLimits(t *testing.T) {
 func TestMakeInIgnoresUmask(t *testing.T) {
 	dir := t.TempDir()
 	old := unix.Umask(0o077)
-	err := errors.Join(makeIn(handle(t, dir), "a/b", true), makeIn(handle(t, dir), "a/c", false))
+	err := errors.Join(makeIn(handle(t, dir), "a/b", true, nil), makeIn(handle(t, dir), "a/c", false, nil))
 	unix.Umask(old)
 	if err != nil {
 		t.Fatal(err)

@@ -15,8 +15,9 @@ import (
 // The snapshot stays as it is. A snapshot on sealed ones gives one layer with the
 // changes of all of them. An unmounted snapshot gives what it holds; of a mounted one,
 // files that are being written meanwhile are as consistent as a copy of them would be.
+// Mount points that are as they were made are left out.
 // The layer is safe from a collector as long as the session is open.
-func (s *Store) Commit(ctx context.Context, sess *Session, key Key) (_ Layer, _ []DiffID, err error) {
+func (s *Store) Commit(ctx context.Context, sess *Session, key Key, made ...MountPoint) (_ Layer, _ []DiffID, err error) {
 	fail := func(err error) (Layer, []DiffID, error) {
 		return Layer{}, nil, fmt.Errorf("commit snapshot %s: %w", key, err)
 	}
@@ -37,8 +38,12 @@ func (s *Store) Commit(ctx context.Context, sess *Session, key Key) (_ Layer, _ 
 		return fail(err)
 	}
 	defer func() { err = errors.Join(err, u.close()) }()
-	layer, err := u.layer(len(rec.Below) + 1)
+	uppers := len(rec.Below) + 1
+	layer, err := u.layer(uppers)
 	if err != nil {
+		return fail(err)
+	}
+	if layer, err = u.without(layer, uppers, made); err != nil {
 		return fail(err)
 	}
 	ing, err := s.disk.Begin(ctx)
@@ -58,8 +63,9 @@ func (s *Store) Commit(ctx context.Context, sess *Session, key Key) (_ Layer, _ 
 }
 
 // Changes lists what was changed in a snapshot against its image, sorted by path. It
-// reads the upper directory and looks up the same paths below.
-func (s *Store) Changes(ctx context.Context, key Key) (_ []tree.Change, err error) {
+// reads the upper directory and looks up the same paths below. Mount points that are as
+// they were made are left out.
+func (s *Store) Changes(ctx context.Context, key Key, made ...MountPoint) (_ []tree.Change, err error) {
 	rec, err := s.Stat(ctx, key)
 	if err != nil {
 		return nil, err
@@ -75,6 +81,9 @@ func (s *Store) Changes(ctx context.Context, key Key) (_ []tree.Change, err erro
 	uppers := len(rec.Below) + 1
 	layer, err := u.layer(uppers)
 	if err != nil {
+		return nil, fmt.Errorf("diff snapshot %s: %w", key, err)
+	}
+	if layer, err = u.without(layer, uppers, made); err != nil {
 		return nil, fmt.Errorf("diff snapshot %s: %w", key, err)
 	}
 	ch, err := u.changes(layer, uppers)

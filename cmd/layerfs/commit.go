@@ -24,7 +24,8 @@ func newCommitCmd(a *app) *cobra.Command {
 		Short: "Make an image of a snapshot: its image with what was changed as a new layer",
 		Long: `Commit records what was written to a snapshot as a new layer and prints the id of the
 new image. It reads what was changed and nothing else; the snapshot stays as it is and
-may be mounted. Without NAME the image is kept under its digest until it is removed.`,
+may be mounted. Empty files and directories that "layerfs run" made to mount on, such
+as /etc/hosts, are left out. Without NAME the image is kept under its digest until it is removed.`,
 		Example: `  layerfs commit work debian:mine
   layerfs commit -c 'CMD ["/bin/bash"]' -m "add tools" work debian:mine`,
 		Args:              cobra.RangeArgs(1, 2),
@@ -86,7 +87,11 @@ func (a *app) runCommit(ctx context.Context, o commitOptions, args []string) (er
 			return err
 		}
 	}
-	layer, stack, err := s.Commit(ctx, sess, rec.Key)
+	made, err := a.mountPoints(ctx, rec)
+	if err != nil {
+		return err
+	}
+	layer, stack, err := s.Commit(ctx, sess, rec.Key, made...)
 	if err != nil {
 		return err
 	}

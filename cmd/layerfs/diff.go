@@ -28,6 +28,8 @@ func newDiffCmd(a *app) *cobra.Command {
 		Short: "List what was changed in a snapshot, or between two images or snapshots",
 		Long: `Diff prints a line for each change, as "docker diff" does: A for what was added, C for
 what was changed, D for what was deleted. Contents are compared by digest and not read.
+Empty files and directories that "layerfs run" made to mount on, such as /etc/hosts, are
+left out.
 ` + quoting + `
 JSON has the bytes of a path that is not UTF-8 as rawPath, in base64.`,
 		Example: `  layerfs diff work
@@ -66,7 +68,11 @@ func (a *app) changes(ctx context.Context, args []string) ([]tree.Change, error)
 		if err := a.enter(); err != nil {
 			return nil, err
 		}
-		return s.Changes(ctx, rec.Key)
+		made, err := a.mountPoints(ctx, rec)
+		if err != nil {
+			return nil, err
+		}
+		return s.Changes(ctx, rec.Key, made...)
 	}
 	layers := make([][]snapshot.DiffID, 2)
 	for i, word := range args {

@@ -140,7 +140,10 @@ func (a *app) startBuiltIn(ctx context.Context, rec *container.Record, spec *spe
 	if err := a.writeSpec(rec, spec); err != nil {
 		return nil, err
 	}
-	p, err := runtime.Start(ctx, runtime.Config{Spec: spec, Root: root, Stdin: streams[0], Stdout: streams[1], Stderr: streams[2], Cgroup: group, Logger: a.logger()})
+	var points newMountPoints
+	p, err := runtime.Start(ctx, runtime.Config{Spec: spec, Root: root, Stdin: streams[0], Stdout: streams[1], Stderr: streams[2], Cgroup: group,
+		Made: points.add, Logger: a.logger()})
+	a.noteMountPoints(ctx, rec, points)
 	if err != nil {
 		return nil, err
 	}

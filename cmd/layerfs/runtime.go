@@ -66,6 +66,12 @@ func (a *app) startExternal(ctx context.Context, rt *external.Runtime, rec *cont
 	if err := a.writeSpec(rec, spec); err != nil {
 		return nil, err
 	}
+	var points newMountPoints
+	err = runtime.MakeMountPoints(runtime.RootFD(root), spec.Mounts, points.add)
+	a.noteMountPoints(ctx, rec, points)
+	if err != nil {
+		return nil, err
+	}
 	p, err := rt.Start(ctx, root, spec.Process.Terminal, streams)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -410,5 +411,32 @@ func TestRestartPolicy(t *testing.T) {
 	}
 	if d := p.Delay(wait, time.Minute); d != 100*time.Millisecond {
 		t.Errorf("delay after a long run %s", d)
+	}
+}
+
+// What starts made is kept with the container; of two of a path the later one is.
+func TestMountPoints(t *testing.T) {
+	s := newStore(t)
+	rec := create(t, s, "points")
+	if points, err := s.MountPoints(rec.ID); err != nil || points != nil {
+		t.Errorf("of a container that was never started: %v, %v", points, err)
+	}
+	at := time.Unix(1e9, 123456789).UTC()
+	first := []container.MountPoint{{Path: "/etc", Dir: true, Made: at}, {Path: "/etc/hosts", Made: at}}
+	again := container.MountPoint{Path: "/etc/hosts", Made: at.Add(1)}
+	for _, made := range [][]container.MountPoint{first, nil, {again}} {
+		if err := s.AddMountPoints(t.Context(), rec.ID, made); err != nil {
+			t.Fatal(err)
+		}
+	}
+	points, err := s.MountPoints(rec.ID)
+	if want := []container.MountPoint{first[0], again}; err != nil || !slices.Equal(points, want) {
+		t.Errorf("%v, %v; want %v", points, err, want)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir(rec.ID), "mountpoints.json"), []byte("[{]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MountPoints(rec.ID); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("of a damaged file: %v", err)
 	}
 }

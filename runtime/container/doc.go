@@ -12,6 +12,7 @@
 //	        container.json  what was asked for: a [Record]
 //	        state.json      what became of it: a [State]
 //	        config.json     the OCI specification that it was last started with
+//	        mountpoints.json  what its starts made to mount on: a list of [MountPoint]
 //	        log.json, …     what it wrote (package logs)
 //	        attach          the socket of its monitor
 //

@@ -54,6 +54,7 @@ const (
 	recordFile = "container.json"
 	stateFile  = "state.json"
 	specFile   = "config.json"
+	pointsFile = "mountpoints.json"
 	tempFile   = ".new" // what is being written; the lock of the container is held
 )
 
