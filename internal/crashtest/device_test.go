@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -163,6 +164,7 @@ func serve(t testing.TB, devices ...*device) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeOnExec(t, "/dev/fuse")
 	t.Cleanup(func() {
 		// A loop device goes when the last mount namespace that had copied its mount does.
 		if server.Unmount() == nil {
@@ -173,6 +175,28 @@ func serve(t testing.TB, devices ...*device) string {
 		}
 	})
 	return dir
+}
+
+// closeOnExec keeps a file that is open here from commands that are started. One that
+// works on a mount and has its device open, too, would wait for ever if the tests are
+// killed: the mount ends when nobody has the device.
+func closeOnExec(t testing.TB, path string) {
+	t.Helper()
+	const own = "/proc/self/fd"
+	fds, err := os.ReadDir(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if name, err := os.Readlink(filepath.Join(own, fd.Name())); err != nil || name != path {
+			continue // closed since, or another
+		}
+		n, err := strconv.Atoi(fd.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.CloseOnExec(n)
+	}
 }
 
 // mkfs returns the bytes of an empty file system.
