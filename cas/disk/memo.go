@@ -30,7 +30,7 @@ const (
 // How much [Store.Takings] grows with one call.
 const (
 	SweepTakings  = 2 // Sweep
-	ExpireTakings = 1 // Expire and ExpireOnly
+	ExpireTakings = 2 // Expire and ExpireOnly
 )
 
 // Takings returns a number that grows whenever anything is taken away from the store. ok

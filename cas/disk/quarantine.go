@@ -271,6 +271,8 @@ func (s *Store) expire(ctx context.Context, before time.Time, each func(visit fu
 		return gone, fmt.Errorf("expire: %w", errors.Join(err, serr))
 	}
 	err = errors.Join(err, s.changeUsage(ctx, true, func(r *usageRecord) error {
+		// A recount that began in the middle has counted what was deleted after that.
+		r.Sweeps++
 		r.add(&r.Quarantine, -gone.Count, -gone.Bytes)
 		if r.Unsure > 0 {
 			r.Unsure--

@@ -66,8 +66,8 @@ func TestStress(t *testing.T) {
 	}
 	w.must("gc")
 	w.sound()
-	if out := w.must("df"); out != w.must("df", "--recount") {
-		t.Errorf("the kept sums are not those of the store:\n%s", out)
+	if kept, counted := w.must("df"), w.must("df", "--recount"); kept != counted {
+		t.Errorf("the kept sums are not those of the store:\n%s\nbut\n%s", kept, counted)
 	}
 }
 
