@@ -26,16 +26,23 @@ func (s *Store) Usage(ctx context.Context, key Key) (Usage, error) {
 	if rec.Kind == View {
 		return Usage{}, nil
 	}
-	dir, err := openDir(s.Upper(key))
+	u, err := UsageOf(ctx, s.Upper(key))
 	if err != nil {
 		return Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
 	}
+	return u, nil
+}
+
+// UsageOf is what is in any directory, by the same rules.
+func UsageOf(ctx context.Context, path string) (Usage, error) {
+	dir, err := openDir(path)
+	if err != nil {
+		return Usage{}, err
+	}
 	defer func() { _ = dir.Close() }() // opened for reading
 	var u Usage
-	if err := u.add(ctx, int(dir.Fd()), 0, map[[2]uint64]bool{}); err != nil {
-		return Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
-	}
-	return u, nil
+	err = u.add(ctx, int(dir.Fd()), 0, map[[2]uint64]bool{})
+	return u, err
 }
 
 // add counts what is in the directory behind fd, which lies depth directories deep.

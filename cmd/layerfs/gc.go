@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/layerfs/layerfs/cas/disk"
 	"github.com/layerfs/layerfs/image"
 	"github.com/layerfs/layerfs/snapshot"
 	"github.com/opencontainers/go-digest"
@@ -126,60 +125,4 @@ func (a *app) roots(ctx context.Context, m *snapshot.Mark) error {
 		}
 		return nil
 	})
-}
-
-// dfRow is what df prints of one kind of content.
-type dfRow struct {
-	Kind  string `json:"kind"`
-	Count int64  `json:"count"`
-	Bytes int64  `json:"bytes"`
-	Exact bool   `json:"exact"`
-}
-
-func newDfCmd(a *app) *cobra.Command {
-	var o outputFlags
-	var recount bool
-	cmd := &cobra.Command{
-		Use:   "df",
-		Short: "Show what the store holds, from kept sums",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.runDf(cmd.Context(), o, recount) },
-	}
-	o.add(cmd, "each kind", "")
-	cmd.Flags().BoolVar(&recount, "recount", false, "count anew instead of reading the kept sums")
-	return cmd
-}
-
-func (a *app) runDf(ctx context.Context, o outputFlags, recount bool) error {
-	if _, err := a.store(ctx); err != nil {
-		return err
-	}
-	read := a.disk.Usage
-	if recount {
-		read = a.disk.Recount
-	}
-	u, err := read(ctx)
-	if err != nil {
-		return err
-	}
-	var rows []dfRow
-	total := dfRow{Kind: "total", Exact: u.Exact}
-	for _, k := range []struct {
-		name string
-		sum  disk.Sum
-	}{{"objects", u.Objects}, {"blobs", u.Blobs}, {"layers", u.Layers}, {"trees", u.Stacks}, {"quarantine", u.Quarantine}} {
-		rows = append(rows, dfRow{k.name, k.sum.Count, k.sum.Bytes, u.Exact})
-		total.Count += k.sum.Count
-		total.Bytes += k.sum.Bytes
-	}
-	rows = append(rows, total)
-	err = printRows(a.stdout, o, rows, func(r dfRow) string { return r.Kind }, []column[dfRow]{
-		{"KIND", func(r dfRow) string { return r.Kind }},
-		{"COUNT", func(r dfRow) string { return fmt.Sprint(r.Count) }},
-		{"SIZE", func(r dfRow) string { return size(r.Bytes) }},
-	})
-	if err == nil && !u.Exact && o.format == formatTable {
-		_, err = fmt.Fprintln(a.stderr, "A command was cut off in the middle of a change; count anew with --recount.")
-	}
-	return err
 }
