@@ -68,7 +68,7 @@ func (net *Network) mac() net.HardwareAddr {
 // bridge makes sure that the network's bridge is there and known to the rules, and
 // returns its index.
 func (n *Networks) bridge(ctx context.Context, h *host, net *Network) (int, error) {
-	if index, err := h.ready(net); index != 0 || err != nil {
+	if index, err := h.ready(net); index != 0 || err != nil && !errors.Is(err, errForeign) {
 		return index, err
 	}
 	lock, err := n.lock(ctx, setupFile, unix.LOCK_EX)
@@ -76,6 +76,28 @@ func (n *Networks) bridge(ctx context.Context, h *host, net *Network) (int, erro
 		return 0, err
 	}
 	defer lock.Close() //nolint:errcheck // only a lock
+	const names = 10
+	for range names {
+		index, err := n.bridgeLocked(h, net)
+		if !errors.Is(err, errForeign) || net.Name != DefaultNetwork {
+			return index, err
+		}
+		// Another store made its own at the same time, or while this one had none.
+		if net.Bridge, err = freeBridge(h.route); err == nil {
+			err = n.writeNetwork(net)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("network %q: %s: %w", net.Name, net.Bridge, errForeign)
+}
+
+// errForeign is about an interface that has the name of a bridge.
+var errForeign = fmt.Errorf("this interface is not the network's bridge: %w", fs.ErrExist)
+
+// bridgeLocked is bridge for who holds the lock of its making.
+func (n *Networks) bridgeLocked(h *host, net *Network) (int, error) {
 	if index, err := h.ready(net); index != 0 || err != nil {
 		return index, err
 	}
@@ -111,7 +133,7 @@ func (h *host) ready(net *Network) (int, error) {
 		return 0, err
 	}
 	if !bytes.Equal(l.mac, net.mac()) {
-		return 0, fmt.Errorf("network %q: interface %s is not its bridge: %w", net.Name, net.Bridge, fs.ErrExist)
+		return 0, fmt.Errorf("network %q: %s: %w", net.Name, net.Bridge, errForeign)
 	}
 	if !l.up {
 		return 0, nil
@@ -142,7 +164,7 @@ func (h *host) makeBridge(net *Network, alias string) (int, error) {
 		return 0, err
 	}
 	if !bytes.Equal(l.mac, net.mac()) {
-		return 0, fmt.Errorf("interface %s is not its bridge: %w", net.Bridge, fs.ErrExist)
+		return 0, fmt.Errorf("%s: %w", net.Bridge, errForeign)
 	}
 	conf4, conf6 := "net/ipv4/conf/"+net.Bridge+"/", "net/ipv6/conf/"+net.Bridge+"/"
 	settings := [][2]string{{conf4 + "route_localnet", "1"}, {"net/ipv4/ip_forward", "1"}}
@@ -167,6 +189,9 @@ func (h *host) makeBridge(net *Network, alias string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := h.alone(net, l.index); err != nil {
+		return 0, err
+	}
 	addresses := []netip.Prefix{netip.PrefixFrom(net.Gateway4, net.IPv4.Bits())}
 	if net.IPv6.IsValid() {
 		addresses = append(addresses, netip.PrefixFrom(net.Gateway6, net.IPv6.Bits()))
@@ -177,6 +202,21 @@ func (h *host) makeBridge(net *Network, alias string) (int, error) {
 		}
 	}
 	return l.index, h.route.switchOnAs(l.index, alias)
+}
+
+// alone refuses a subnet that another interface has got since the network was made: the
+// kernel would look for the members there.
+func (h *host) alone(net *Network, index int) error {
+	routes, err := h.route.prefixes(unix.RTM_GETROUTE)
+	if err != nil {
+		return err
+	}
+	for _, p := range routes {
+		if p.index != index && (p.prefix == net.IPv4 || p.prefix == net.IPv6) {
+			return fmt.Errorf("subnet %s is that of interface %d, too: %w", p.prefix, p.index, fs.ErrExist)
+		}
+	}
+	return nil
 }
 
 // aliasOf begins the alias of a bridge, before the path of its network's record.

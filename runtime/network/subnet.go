@@ -33,7 +33,7 @@ func (net *Network) chooseSubnets(s Spec, r *routeConn, others []*Network) error
 	net.IPv4 = s.IPv4.Masked()
 	switch {
 	case !s.IPv4.IsValid():
-		if net.IPv4, err = freeSubnet(taken); err != nil {
+		if net.IPv4, err = net.freeSubnet(taken); err != nil {
 			return err
 		}
 	case !s.IPv4.Addr().Is4() || s.IPv4.Bits() > maxSubnetBits || !usable(net.IPv4):
@@ -73,13 +73,18 @@ func usable(p netip.Prefix) bool {
 	return p.Bits() >= shortest && !a.IsLoopback() && !a.IsMulticast() && !a.IsUnspecified() && !a.IsLinkLocalUnicast()
 }
 
-func freeSubnet(taken []netip.Prefix) (netip.Prefix, error) {
+// freeSubnet looks for a subnet of the pool from a place on that the network's id says: the
+// host knows of a subnet only when its bridge is there, and two stores that make networks
+// at the same time must not take the same.
+func (net *Network) freeSubnet(taken []netip.Prefix) (netip.Prefix, error) {
+	const all = 1 << (subnetBits - poolBits)
 	pool := pool()
 	base := pool.Addr().As4()
 	first := binary.BigEndian.Uint32(base[:])
-	for i := range uint32(1) << (subnetBits - poolBits) {
+	start := uint32(net.mac()[1]) // of the id's bytes
+	for i := range uint32(all) {
 		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], first+i<<(32-subnetBits))
+		binary.BigEndian.PutUint32(b[:], first+(start+i)%all<<(32-subnetBits))
 		p := netip.PrefixFrom(netip.AddrFrom4(b), subnetBits)
 		if clash(p, taken) == nil {
 			return p, nil

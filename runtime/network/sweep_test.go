@@ -285,10 +285,20 @@ func TestForeignBridge(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	w.attach(t, Request{ID: "a"})
-	nw, err := w.network(DefaultNetwork)
+	nw, err := w.networkFor(t.Context(), DefaultNetwork)
 	if err != nil || nw.Bridge != "layerfs1" {
 		t.Errorf("the default network has bridge %s, %v", nw.Bridge, err)
+	}
+	// Another store was faster to make its own.
+	if err := r.addBridge("layerfs1", mine, defaultMTU); err != nil {
+		t.Fatal(err)
+	}
+	w.attach(t, Request{ID: "a"})
+	if nw, err = w.network(DefaultNetwork); err != nil || nw.Bridge != "layerfs2" {
+		t.Errorf("the default network has bridge %s, %v", nw.Bridge, err)
+	}
+	if err := r2delete("layerfs1"); err != nil {
+		t.Error(err)
 	}
 	foreign := w.create(t, Spec{Name: "app"})
 	if err := r.addBridge(foreign.Bridge, mine, defaultMTU); err != nil {
@@ -303,6 +313,36 @@ func TestForeignBridge(t *testing.T) {
 	if err := r2delete(foreign.Bridge); err != nil {
 		t.Errorf("another's bridge: %v", err)
 	}
+}
+
+// A subnet that another interface has got after the network was made is refused, and not
+// used beside it: packets for members would be sent there.
+func TestSubnetOfAnother(t *testing.T) {
+	w := newWorld(t)
+	r, err := openRoute()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	nw := w.create(t, Spec{Name: "app"})
+	const other = "other"
+	if err := r.addBridge(other, []byte{2, 0, 0, 0, 0, 1}, defaultMTU); err != nil {
+		t.Fatal(err)
+	}
+	l, err := r.link(other)
+	if err == nil {
+		err = errors.Join(r.addAddress(l.index, netip.PrefixFrom(nw.Gateway4, nw.IPv4.Bits())), r.switchOnAs(l.index, other))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Attach(t.Context(), Request{ID: "a", Network: joined("app")}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a subnet that another interface has: %v", err)
+	}
+	if err := r2delete(other); err != nil {
+		t.Fatal(err)
+	}
+	w.attach(t, Request{ID: "a", Network: joined("app")})
 }
 
 func TestAddresses(t *testing.T) {
