@@ -25,7 +25,13 @@ func TestStacks(t *testing.T) {
 			wantEqual(t, "layers", s.image(name).Layers, n)
 			before := s.df()
 			key, dir := s.mount(name)
-			wantEqual(t, "usage after the mount", s.df(), before)
+			after := s.df()
+			wantEqual(t, "snapshots after the mount", after["snapshots"].Count, before["snapshots"].Count+1)
+			for _, usage := range []map[string]usage{before, after} {
+				delete(usage, "snapshots")
+				delete(usage, "total")
+			}
+			wantEqual(t, "usage after the mount", after, before)
 			for _, part := range []string{"upper", "work"} {
 				// An empty directory, and one that overlayfs makes in it.
 				if use := diskUse(t, filepath.Join(s.root, "snapshots", key, part)); use > 8<<10 {
