@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -92,6 +93,9 @@ type inspectHost struct {
 	NetworkMode    string                `json:"NetworkMode"`
 	CapAdd         []string              `json:"CapAdd"`
 	CapDrop        []string              `json:"CapDrop"`
+	PidMode        string                `json:"PidMode"`
+	IpcMode        string                `json:"IpcMode"`
+	UTSMode        string                `json:"UTSMode"`
 	ShmSize        int64                 `json:"ShmSize"`
 	Resources      *specs.LinuxResources `json:"Resources,omitempty"`
 }
@@ -165,7 +169,7 @@ func (a *app) inspectContainer(s *container.Store, c *container.Container) (*con
 	}
 	out.HostConfig = inspectHost{AutoRemove: c.Remove, Init: c.Init, Runtime: c.Runtime, Privileged: c.Privileged, ReadonlyRootfs: c.ReadOnly,
 		RestartPolicy: inspectRestart{string(c.Restart.Mode), c.Restart.Most}, LogConfig: c.Log,
-		NetworkMode: strings.Join(c.Networks, ","), CapAdd: c.CapAdd, CapDrop: c.CapDrop, ShmSize: c.ShmSize, Resources: c.Resources}
+		NetworkMode: strings.Join(c.Networks, ","), CapAdd: c.CapAdd, CapDrop: c.CapDrop, PidMode: c.PID, IpcMode: cmp.Or(c.IPC, "private"), UTSMode: c.UTS, ShmSize: c.ShmSize, Resources: c.Resources}
 	for _, m := range c.Mounts {
 		im := inspectMount{Type: string(m.Kind), Source: m.Source, Destination: m.Target, RW: !m.ReadOnly}
 		if m.Kind == container.MountVolume {

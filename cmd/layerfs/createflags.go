@@ -54,6 +54,9 @@ type createOptions struct {
 	groups     []string
 	oomScore   int
 	userns     string
+	pid        string
+	ipc        string
+	uts        string
 	pull       string
 	aliases    []string
 
@@ -124,6 +127,9 @@ func (o *createOptions) add(a *app, cmd *cobra.Command) {
 	f.StringSliceVar(&o.groups, "group-add", nil, "group by number to be in besides the user's (repeatable)")
 	f.IntVar(&o.oomScore, "oom-score-adj", 0, "how soon the kernel kills it when memory runs out, -1000 to 1000")
 	f.StringVar(&o.userns, "userns", "", "user namespace: host, the one that the command runs in, is all that there is")
+	f.StringVar(&o.pid, "pid", "", "processes that it sees: host or container:NAME (default: its own)")
+	f.StringVar(&o.ipc, "ipc", "private", "inter-process communication: private, none (private, without /dev/shm) or host")
+	f.StringVar(&o.uts, "uts", "", "host name: host is this machine's (default: its own)")
 	f.StringVar(&o.pull, "pull", "missing", "never or missing: images are loaded, and not pulled to run")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "setting of the kernel, NAME=VALUE (repeatable)")
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a volume or a directory, [NAME|PATH:]TARGET[:OPTION,...] (repeatable)")
@@ -374,6 +380,9 @@ func (o *createOptions) isolation(rec *container.Record) (err error) {
 	case "", "host":
 	default:
 		return usageError{fmt.Errorf("--userns %q: only host is supported; for containers in a user namespace run layerfs as an ordinary user", o.userns)}
+	}
+	if err := o.share(rec); err != nil {
+		return err
 	}
 	switch o.pull {
 	case "missing", "never":

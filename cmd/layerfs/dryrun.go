@@ -118,6 +118,9 @@ func (a *app) planOn(ctx context.Context, s *snapshot.Store, drivers []candidate
 		host.Network = bundle.HostNetwork
 	}
 	d.addNetwork(choice)
+	if rec.PID != "" {
+		return usageError{errors.New("--dry-run and --pid exclude each other: sharing processes takes a control group, which a plan does not make")}
+	}
 	if d.Spec, err = bundle.Spec(rec, root, host); err != nil {
 		return err
 	}

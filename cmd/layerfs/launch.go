@@ -94,6 +94,13 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 	if err := a.fillVolumes(ctx, rec, d.FD()); err != nil {
 		return nil, err
 	}
+	processes, err := a.shareProcesses(ctx, rec, &host)
+	if err != nil {
+		return nil, err
+	}
+	if processes != nil {
+		defer join(&err, processes.Close)
+	}
 	spec, err := bundle.Spec(rec, root, host)
 	if err != nil {
 		return nil, err
@@ -104,7 +111,14 @@ func (a *app) launch(ctx context.Context, rec *container.Record, streams [3]*os.
 		return nil, err
 	}
 	if group != nil {
-		undo = append(undo, func() error { return group.Remove(context.WithoutCancel(ctx)) })
+		undo = append(undo, func() error {
+			ctx := context.WithoutCancel(ctx)
+			if rec.PID == "" {
+				return group.Remove(ctx)
+			}
+			// There is no namespace of its own whose end would have ended all its processes.
+			return errors.Join(group.Kill(ctx), group.Remove(ctx))
+		})
 		out.Cgroup = group.Path()
 		out.OutOfMemory = func() bool {
 			s, err := group.Stats()
@@ -174,6 +188,9 @@ func (a *app) openCgroup(ctx context.Context, rec *container.Record) (*cgroup.Gr
 	if err != nil {
 		if a.ids == nil || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
+		}
+		if rec.PID != "" {
+			return nil, fmt.Errorf("container %s: to share processes takes a control group, which tells its own from the others and which this user was not given the right to make: %w", rec.Name, err)
 		}
 		if rec.Resources != nil {
 			return nil, fmt.Errorf("container %s: its limits take a control group, which this user was not given the right to make: %w", rec.Name, err)

@@ -42,6 +42,9 @@ type Record struct {
 
 	// Isolation.
 	Hostname        string                `json:"hostname,omitempty"`
+	PID             string                `json:"pid,omitempty"` // whose processes it sees: "" its own, host or container:NAME
+	IPC             string                `json:"ipc,omitempty"` // "" its own, host, or none: its own without /dev/shm
+	UTS             string                `json:"uts,omitempty"` // whose host name it has: "" its own, or host
 	ReadOnly        bool                  `json:"readOnly,omitempty"`
 	CapAdd          []string              `json:"capAdd,omitempty"`
 	CapDrop         []string              `json:"capDrop,omitempty"`

@@ -26,10 +26,18 @@ type Host struct {
 	// connection, and HostNetwork for this machine's own. Hosts and Resolv are the files
 	// to mount in /etc, "" where the image's are to be seen.
 	Network, Hosts, Resolv string
+	// PID is the path of the pid namespace to join, or HostNamespace; "" is a new one.
+	PID string
 	// Devices says that a privileged container has all devices of this machine, which an
 	// ordinary user cannot give.
 	Devices bool
 }
+
+// HostNamespace says that a container shares a namespace of this machine.
+const HostNamespace = "host"
+
+// NoShm says that a container has no /dev/shm.
+const NoShm = "none"
 
 // HostNetwork says that a container has the network of this machine.
 const HostNetwork = "host"
@@ -45,7 +53,13 @@ const (
 func Spec(rec *container.Record, root runtime.Root, h Host) (*specs.Spec, error) {
 	args := slices.Concat(rec.Entrypoint, rec.Command)
 	s := runtime.Settings{Args: args, Env: rec.Env, Cwd: rec.Cwd, User: rec.User, Hostname: rec.Hostname, AllowNewPrivileges: !rec.NoNewPrivileges}
-	if rec.Hostname == "" {
+	var err error
+	switch {
+	case rec.UTS == HostNamespace: // for the environment
+		if s.Hostname, err = os.Hostname(); err != nil {
+			return nil, err
+		}
+	case rec.Hostname == "":
 		s.Hostname = rec.ID.Short()
 	}
 	spec, err := runtime.SpecFor(root, s)
@@ -84,6 +98,9 @@ func Spec(rec *container.Record, root runtime.Root, h Host) (*specs.Spec, error)
 		}
 	}
 	connect(spec, h)
+	if err := share(spec, rec, h); err != nil {
+		return nil, err
+	}
 	if rec.Init {
 		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: InitPath, Type: "bind", Source: h.Init, Options: []string{"bind", "ro", "nosuid", "nodev"}})
 		spec.Process.Args = append([]string{InitPath, InitCommand, "--"}, spec.Process.Args...)
