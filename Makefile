@@ -95,6 +95,10 @@ suites: setup ## put pjdfstest, unionmount-testsuite, fsx, fsstress and more on 
 	go test -count=1 -v -timeout=12h -exec '$(CURDIR)/tools/asuser.sh' ./unionfs/fuse/suites \
 		-run='$(or $(SUITE),.)' -long -length=$(or $(LENGTH),1h)
 
+.PHONY: validate
+validate: build ## compare layerfs oci with crun by the programs of OCI's runtime-tools (as root, a minute)
+	tools/validate.sh
+
 .PHONY: scale
 scale: build ## measure commands on a store of 10,000 images against one of 10 (15 minutes, 5 GB; SCALE=flags)
 	go run ./bench/scale $(SCALE)

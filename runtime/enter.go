@@ -207,7 +207,7 @@ func (p *plan) enter(s *specs.Spec, root int) error {
 	t.call(step{"attach root", ""}, unix.SYS_MOVE_MOUNT, root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH)
 	t.setattr(step{"make root private", ""}, root, &unix.MountAttr{Propagation: unix.MS_PRIVATE}, unix.AT_RECURSIVE)
 
-	uts := p.flags & unix.CLONE_NEWUTS
+	uts := (p.flags | p.joined) & unix.CLONE_NEWUTS
 	if uts == 0 && (s.Hostname != "" || s.Domainname != "") {
 		return fmt.Errorf("set host name without a uts namespace of its own: %w", fs.ErrInvalid)
 	}

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"syscall"
@@ -54,5 +55,37 @@ func TestOwnProfile(t *testing.T) {
 	}
 	if err := runtime.FilterCalls(runtime.DefaultSpec(), []byte("{")); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("broken profile: %v", err)
+	}
+}
+
+// Profiles that are older than openat2 are used without no_new_privs too, where the filter
+// comes before the program is found.
+func TestProfileWithoutOpenat2(t *testing.T) {
+	root := runtime.RootPath(newRoot(t))
+	start := func(args ...string) (string, error) {
+		out, _, err := run(t, root, runtime.Settings{Args: args}, func(c *runtime.Config) {
+			c.Spec.Process.NoNewPrivileges = false
+			c.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"openat2"}, Action: specs.ActErrno}}}
+		})
+		return out, err
+	}
+	if out, err := start("busybox", "grep", "Seccomp:", "/proc/self/status"); err != nil || !strings.Contains(out, "\t2") {
+		t.Errorf("output %q, error %v", out, err)
+	}
+	for _, test := range []struct {
+		program string
+		code    int
+		says    string
+	}{
+		{"absent", runtime.ExitNotFound, "find program absent in the directories of PATH"},
+		{"/bin/absent", runtime.ExitNotFound, "find program /bin/absent"},
+		{"/etc", runtime.ExitNotExecutable, "execute /etc"},
+		{"/proc/self/exe", runtime.ExitNotExecutable, "magic links of /proc are not executed"},
+	} {
+		_, err := start(test.program)
+		if runtime.StartCode(err) != test.code || !strings.Contains(fmt.Sprint(err), test.says) {
+			t.Errorf("%s: code %d, %v", test.program, runtime.StartCode(err), err)
+		}
 	}
 }

@@ -123,10 +123,11 @@ func (c *Config) state(status specs.ContainerState, pid int) *specs.State {
 	}
 }
 
-// beforeRoot runs the hooks for a container whose namespaces and mounts are made.
+// beforeRoot runs the hooks for a container whose namespaces and mounts are made. To the
+// old prestart hooks it is created by then, as crun has it, to the others creating.
 func (c *Config) beforeRoot(ctx context.Context, pid int) error {
 	h, state := c.Spec.Hooks, c.state(specs.StateCreating, pid)
-	if err := RunHooks(ctx, "prestart", h.Prestart, state); err != nil { //nolint:staticcheck // tools still use it
+	if err := RunHooks(ctx, "prestart", h.Prestart, c.state(specs.StateCreated, pid)); err != nil { //nolint:staticcheck // tools still use it
 		return err
 	}
 	if err := RunHooks(ctx, "createRuntime", h.CreateRuntime, state); err != nil {
@@ -244,7 +245,7 @@ func makeHookPlan(h specs.Hook, target *container, streams [3]*os.File, hostRoot
 	if len(args) == 0 {
 		args = []string{h.Path}
 	}
-	t.try(h.Path, h.Path, t.strings(args), t.strings(h.Env), nil)
+	t.try(h.Path, h.Path, t.strings(args), t.strings(h.Env), nil, false)
 	return p, t.err
 }
 

@@ -50,7 +50,7 @@ func TestHooks(t *testing.T) {
 	for line := range strings.Lines(string(b)) {
 		names = append(names, strings.Join(strings.Fields(line), " "))
 	}
-	want := "prestart creating|createRuntime creating host|createContainer creating inside|poststart running|poststop stopped"
+	want := "prestart created|createRuntime creating host|createContainer creating inside|poststart running|poststop stopped"
 	if got := strings.Join(names, "|"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -1,8 +1,11 @@
 package runtime_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/layerfs/layerfs/internal/testenv"
 	"github.com/layerfs/layerfs/runtime"
 )
 
@@ -50,6 +54,41 @@ func TestNamespaceIsSharedOrJoined(t *testing.T) {
 		if out != host {
 			t.Errorf("%s: network namespace %s, the host's %s", name, out, host)
 		}
+	}
+}
+
+// A host name is set in a namespace that is joined, and refused where it is the host's.
+func TestHostNameOfAJoinedNamespace(t *testing.T) {
+	testenv.Root(t)
+	other := exec.CommandContext(t.Context(), "unshare", "--uts", "sleep", "1000")
+	must(t, other.Start())
+	defer func() {
+		_ = other.Process.Kill() // it may have ended
+		_ = other.Wait()
+	}()
+	host, err := os.Readlink("/proc/self/ns/uts")
+	must(t, err)
+	path := fmt.Sprintf("/proc/%d/ns/uts", other.Process.Pid)
+	for own := host; own == host; {
+		own, err = os.Readlink(path)
+		must(t, err)
+	}
+	root := runtime.RootPath(newRoot(t))
+	join := func(path string) func(*runtime.Config) {
+		return func(c *runtime.Config) {
+			c.Spec.Hostname = "joined"
+			for i, n := range c.Spec.Linux.Namespaces {
+				if n.Type == specs.UTSNamespace {
+					c.Spec.Linux.Namespaces[i].Path = path
+				}
+			}
+		}
+	}
+	if out := output(t, root, "hostname", join(path)); out != "joined" {
+		t.Errorf("host name %q", out)
+	}
+	if _, _, err := run(t, root, script("hostname"), join("/proc/self/ns/uts")); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("set the machine's host name: %v", err)
 	}
 }
 

@@ -29,7 +29,7 @@ func labels(p *specs.Process) ([]label, error) {
 		out = append(out, label{"set AppArmor profile", file, "exec " + p.ApparmorProfile})
 	}
 	if p.SelinuxLabel != "" {
-		if !haveSELinux() {
+		if !HaveSELinux() {
 			return nil, fmt.Errorf("start process with SELinux label %s: this kernel has no SELinux: %w", p.SelinuxLabel, errors.ErrUnsupported)
 		}
 		out = append(out, label{"set SELinux label", "attr/exec", p.SelinuxLabel})
@@ -37,7 +37,8 @@ func labels(p *specs.Process) ([]label, error) {
 	return out, nil
 }
 
-func haveSELinux() bool {
+// HaveSELinux tells whether this machine labels files and processes by SELinux.
+func HaveSELinux() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/sys/fs/selinux", &st) == nil && uint32(st.Type) == unix.SELINUX_MAGIC
 }

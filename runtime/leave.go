@@ -107,7 +107,8 @@ func (p *plan) clear() {
 //
 // A system call filter comes last, between the look for the program and its execution, so
 // that it need allow nothing else of what is done here. Without no_new_privs it takes a
-// capability to install it: then it must allow to give up privileges, too.
+// capability to install it: then it must allow to give up privileges, too, and the program
+// is looked at before that, since older profiles do not have openat2.
 func (p *plan) process(s *specs.Process, profile *specs.LinuxSeccomp, logger *slog.Logger) error {
 	t := p.table
 	filter, err := compileFilter(profile, logger)
@@ -137,8 +138,9 @@ func (p *plan) process(s *specs.Process, profile *specs.LinuxSeccomp, logger *sl
 	}
 	t.call(step{"set umask", ""}, unix.SYS_UMASK, umask)
 	if filter != nil && !s.NoNewPrivileges {
+		t.refuseMagic(s.Args, s.Env)
 		t.install(filter)
-		filter = nil
+		filter, p.looked = nil, true
 	}
 	if err := t.schedule(s); err != nil {
 		return err
@@ -153,7 +155,7 @@ func (p *plan) process(s *specs.Process, profile *specs.LinuxSeccomp, logger *sl
 
 // program adds the rows that execute the program.
 func (p *plan) program(s *specs.Process) error {
-	return p.table.execute(s.Args, s.Env, p.filter)
+	return p.table.execute(s.Args, s.Env, p.filter, p.looked)
 }
 
 // wait adds the rows at which a container stands still before its program: at the gate,

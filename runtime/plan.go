@@ -50,6 +50,7 @@ type plan struct {
 	gateRow   int // the first that is reported to who opens the gate
 
 	filter *filter // to be installed last, or nil
+	looked bool    // the filter is there already, and magic links were refused before
 	look   bool    // it is only to be looked at
 
 	mapping mapping     // of a new user namespace
@@ -115,7 +116,7 @@ func checkSupported(c *Config) error {
 	}{
 		{l.Resources != nil && c.Cgroup == nil, "linux.resources and no cgroup"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{l.MountLabel != "" && !haveSELinux(), "linux.mountLabel and no SELinux"},
+		{l.MountLabel != "" && !HaveSELinux(), "linux.mountLabel and no SELinux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 		{strconv.IntSize != 64, "a machine of less than 64 bits"},
 	} {

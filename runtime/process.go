@@ -182,46 +182,72 @@ func (t *table) limits(wanted []specs.POSIXRlimit) error {
 
 // execute adds the candidates for the program. Each is first opened, which refuses
 // magic links: until the program runs, /proc/self/exe is the launcher. A filter that is
-// given is installed in between.
-func (t *table) execute(args, env []string, last *filter) error {
+// given is installed in between. With looked, [table.refuseMagic] was there before.
+func (t *table) execute(args, env []string, last *filter, looked bool) error {
 	if len(args) == 0 || args[0] == "" {
 		return fmt.Errorf("start container: no program given: %w", fs.ErrInvalid)
 	}
 	argv, envp := t.strings(args), t.strings(env)
-	var candidates []string
-	if strings.Contains(args[0], "/") {
-		candidates = []string{args[0]}
-	} else {
-		search := ""
-		for _, e := range env {
-			if v, ok := strings.CutPrefix(e, "PATH="); ok {
-				search = v
-			}
-		}
-		if search == "" {
-			search = defaultPath
-		}
-		for dir := range strings.SplitSeq(search, ":") {
-			if dir == "" {
-				dir = "."
-			}
-			candidates = append(candidates, strings.TrimSuffix(dir, "/")+"/"+args[0])
-		}
-	}
-	for _, c := range candidates {
+	all := candidates(args[0], env)
+	for _, c := range all {
 		object := c
-		if len(candidates) > 1 {
+		if len(all) > 1 {
 			object = args[0] + " in the directories of PATH"
 		}
-		t.try(c, object, argv, envp, last)
+		t.try(c, object, argv, envp, last, looked)
 	}
 	return nil
 }
 
-// try adds the rows of one candidate for the program.
-func (t *table) try(program, object string, argv, envp address, last *filter) {
+// refuseMagic adds the rows that refuse a magic link as any of the candidates for the
+// program. What else may be wrong with them is found when they are executed.
+func (t *table) refuseMagic(args, env []string) {
+	if len(args) == 0 || args[0] == "" {
+		return // execute says so
+	}
+	for _, c := range candidates(args[0], env) {
+		t.look(c, c)
+		t.allow(0, unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ENAMETOOLONG)
+	}
+}
+
+// candidates returns the paths that a program's name may mean, in order.
+func candidates(name string, env []string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	search := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			search = v
+		}
+	}
+	if search == "" {
+		search = defaultPath
+	}
+	var out []string
+	for dir := range strings.SplitSeq(search, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		out = append(out, strings.TrimSuffix(dir, "/")+"/"+name)
+	}
+	return out
+}
+
+// look adds the row that opens a candidate, but no magic link.
+func (t *table) look(program, object string) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	t.call(step{stepFind, object}, unix.SYS_OPENAT2, unix.AT_FDCWD, program, at(how), int(sizeofHow))
+}
+
+// try adds the rows of one candidate for the program.
+func (t *table) try(program, object string, argv, envp address, last *filter, looked bool) {
+	if looked {
+		t.call(step{stepFind, object}, unix.SYS_FACCESSAT, unix.AT_FDCWD, program, unix.F_OK)
+	} else {
+		t.look(program, object)
+	}
 	rows := 1
 	if last != nil {
 		rows++

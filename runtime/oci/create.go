@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +95,7 @@ func (s *Store) create(ctx context.Context, id, bundle string, o Options) (_ *Co
 	if !filepath.IsAbs(root) {
 		root = filepath.Join(bundle, root)
 	}
-	resolveBinds(spec, bundle)
+	fitMounts(spec, bundle, o.Logger)
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create container: %w", err)
 	}
@@ -119,16 +120,32 @@ func (s *Store) create(ctx context.Context, id, bundle string, o Options) (_ *Co
 	return c, p, err
 }
 
-// resolveBinds makes sources of bind mounts absolute: they are relative to the bundle.
-func resolveBinds(spec *specs.Spec, bundle string) {
+// fitMounts makes sources of bind mounts absolute: they are relative to the bundle. It
+// leaves out, and says so, what other runtimes pass on to the kernel, which does not heed
+// it: options with a value on a bind mount, and a label without SELinux.
+func fitMounts(spec *specs.Spec, bundle string, logger *slog.Logger) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
 	for i, m := range spec.Mounts {
-		bind := m.Type == "bind"
-		for _, o := range m.Options {
-			bind = bind || o == "bind" || o == "rbind"
+		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
+			continue
 		}
-		if bind && !filepath.IsAbs(m.Source) {
+		if !filepath.IsAbs(m.Source) {
 			spec.Mounts[i].Source = filepath.Join(bundle, m.Source)
 		}
+		spec.Mounts[i].Options = slices.DeleteFunc(m.Options, func(o string) bool {
+			// Maps of owners in crun's form are not known, and not passed over either.
+			unheeded := strings.Contains(o, "=") && !strings.HasPrefix(strings.TrimPrefix(o, "r"), "idmap=")
+			if unheeded {
+				logger.Warn("option has no effect on a bind mount", "option", o, "destination", m.Destination)
+			}
+			return unheeded
+		})
+	}
+	if spec.Linux.MountLabel != "" && !runtime.HaveSELinux() {
+		logger.Warn("mounts are not labelled: this machine has no SELinux", "label", spec.Linux.MountLabel)
+		spec.Linux.MountLabel = ""
 	}
 }
 

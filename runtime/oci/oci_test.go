@@ -164,6 +164,32 @@ func TestConsoleIsSent(t *testing.T) {
 	must(t, errors.Join(c.Delete(t.Context(), false), console.Close(), l.Close()))
 }
 
+// What the kernel would not heed is left out, and said; what it would is not.
+func TestUnheeded(t *testing.T) {
+	source := t.TempDir()
+	bind := func(options ...string) string {
+		return newBundle(t, "cat /in/file", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/in", Source: source, Options: append(options, "bind", "ro")})
+			if !runtime.HaveSELinux() {
+				s.Linux.MountLabel = "system_u:object_r:container_file_t:s0"
+			}
+		})
+	}
+	must(t, os.WriteFile(filepath.Join(source, "file"), nil, 0o644))
+	var said strings.Builder
+	o := Options{Logger: slog.New(slog.NewTextHandler(&said, nil))}
+	s := NewStore(t.TempDir())
+	if ended, err := s.Run(t.Context(), "box", bind("mode=755"), false, o); err != nil || ended.ExitCode != 0 {
+		t.Errorf("ended %+v, %v", ended, err)
+	}
+	if !strings.Contains(said.String(), "option=mode=755") && !strings.Contains(said.String(), `option="mode=755"`) {
+		t.Errorf("said %q", said.String())
+	}
+	if _, err := s.Run(t.Context(), "box", bind("idmap=uids=0-1-10"), false, o); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("a map of owners that is not known: %v", err)
+	}
+}
+
 func TestRun(t *testing.T) {
 	s := NewStore(t.TempDir())
 	st, err := s.Run(t.Context(), "box", newBundle(t, "exit 6"), false, Options{})
