@@ -45,6 +45,7 @@ func startDocker(t testing.TB, options ...string) *docker {
 	args := append([]string{"--host", d.socket, "--data-root", dir + "/data", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid",
 		"--cgroup-parent", "/" + d.group, "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2"}, options...)
 	cmd := exec.Command("dockerd", args...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir) // where a daemon that it finds slow writes its stacks
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {

@@ -123,6 +123,7 @@ func startContainerd(t testing.TB) func(args ...string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("containerd", "--config", config, "--root", dir+"/root", "--state", dir+"/state", "--address", socket)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
