@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 )
@@ -21,8 +22,16 @@ func Kept(root string) Files {
 	}
 }
 
-// Write writes all files, each whole or not at all.
+// Write writes all files, each whole or not at all. The pages are made of what results.json
+// holds, whose figures are rounded, so that they are the same when they are made again.
 func (f Files) Write(r *Report) error {
+	text, err := r.JSON()
+	if err != nil {
+		return err
+	}
+	if r, err = Read(bytes.NewReader(text)); err != nil {
+		return err
+	}
 	for _, out := range []struct {
 		name string
 		text func() ([]byte, error)
