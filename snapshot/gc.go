@@ -157,7 +157,7 @@ func (c *collector) begin(ctx context.Context) (err error) {
 
 // sweep moves what was found to quarantine, and returns the mark by which it did.
 func (c *collector) sweep(ctx context.Context, m *Mark, found []candidate) (*Mark, error) {
-	c.takings += disk.SweepTakings
+	c.takings += disk.OneTaking
 	err := c.s.disk.Sweep(ctx, func(sw *disk.Sweep) (err error) {
 		if sw.Epoch() != c.epoch {
 			if m, err = c.markAgain(ctx, m, found); err != nil {
@@ -181,7 +181,7 @@ func (c *collector) expire(ctx context.Context, found []candidate, m *Mark) (err
 	if err != nil {
 		return err
 	}
-	c.takings += disk.ExpireTakings
+	c.takings += disk.OneTaking
 	c.r.Deleted, err = c.s.disk.Expire(ctx, before)
 	return err
 }
@@ -221,7 +221,7 @@ func (c *collector) expireSwept(ctx context.Context, found []candidate, m *Mark)
 	}
 	before, err := c.s.expiry(ctx, c.o.Grace)
 	if err == nil && len(rels) > 0 {
-		c.takings += disk.ExpireTakings
+		c.takings += disk.OneTaking
 		c.r.Deleted, err = c.s.disk.ExpireOnly(ctx, before, rels...)
 	}
 	return err

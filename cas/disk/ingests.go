@@ -122,7 +122,7 @@ func (in *Ingest) keep(ctx context.Context, rel string) error {
 // Ingests returns all directories below ingest/, of live and of dead ingests, in order of
 // their names.
 func (s *Store) Ingests(ctx context.Context) (_ []IngestInfo, err error) {
-	unlock, err := s.lockIngests(ctx)
+	unlock, err := s.lockIngests(ctx, unix.LOCK_EX)
 	if err != nil {
 		return nil, fmt.Errorf("list ingests: %w", err)
 	}
@@ -163,14 +163,15 @@ func (s *Store) Ingests(ctx context.Context) (_ []IngestInfo, err error) {
 	return infos, nil
 }
 
-// lockIngests waits until no ingest is half begun and no record is being written, and
-// keeps it so.
-func (s *Store) lockIngests(ctx context.Context) (unlock func() error, err error) {
+// lockIngests locks the ingest directory. With unix.LOCK_EX it waits until no ingest is half
+// begun and no record or memo is being written, and keeps it so; who writes one has
+// unix.LOCK_SH.
+func (s *Store) lockIngests(ctx context.Context, how int) (unlock func() error, err error) {
 	dir, err := s.root.Open(ingestDir)
 	if err != nil {
 		return nil, err
 	}
-	return waitLock(ctx, dir, flockOf(unix.LOCK_EX))
+	return waitLock(ctx, dir, flockOf(how))
 }
 
 // errLive says that the process of an ingest lives.
@@ -212,7 +213,7 @@ func (s *Store) cleanIngest(ctx context.Context, id string) (err error) {
 	if id == "" || id == "." || id == ".." || strings.ContainsAny(id, "/\x00") {
 		return fs.ErrInvalid
 	}
-	unlock, err := s.lockIngests(ctx)
+	unlock, err := s.lockIngests(ctx, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func (s *Store) CleanIngests(ctx context.Context) (n int, err error) {
 
 // cleanTemps removes what writers of records left.
 func (s *Store) cleanTemps(ctx context.Context) (err error) {
-	unlock, err := s.lockIngests(ctx)
+	unlock, err := s.lockIngests(ctx, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}

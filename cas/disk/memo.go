@@ -27,11 +27,8 @@ const (
 	maxMemo = 1 << 30
 )
 
-// How much [Store.Takings] grows with one call.
-const (
-	SweepTakings  = 2 // Sweep
-	ExpireTakings = 2 // Expire and ExpireOnly
-)
+// OneTaking is how much [Store.Takings] grows with one call of Sweep, Expire or ExpireOnly.
+const OneTaking = 2
 
 // Takings returns a number that grows whenever anything is taken away from the store. ok
 // is false when a process died, or the power went, in the middle of a change, or an
@@ -89,11 +86,7 @@ func (s *Store) writeMemo(ctx context.Context, n uint64, data []byte) (err error
 	table := crc32.MakeTable(crc32.Castagnoli)
 	tail := binary.LittleEndian.AppendUint32(nil, crc32.Update(crc32.Checksum(head, table), table, data))
 	// As a temporary file of a record: who cleans the ingest directory locks it alone.
-	dir, err := s.root.Open(ingestDir)
-	if err != nil {
-		return err
-	}
-	unlock, err := waitLock(ctx, dir, flockOf(unix.LOCK_SH))
+	unlock, err := s.lockIngests(ctx, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}

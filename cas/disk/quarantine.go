@@ -92,12 +92,8 @@ func (sw *Sweep) end(ctx context.Context) error {
 		return err // the sums stay marked as not exact
 	}
 	return sw.s.changeUsage(ctx, true, func(r *usageRecord) error {
-		// An ingest that began in the middle has found what was taken after that.
-		r.Sweeps++
 		r.addAll(&sw.change)
-		if r.Unsure > 0 {
-			r.Unsure--
-		}
+		r.endTaking()
 		return nil
 	})
 }
@@ -271,12 +267,8 @@ func (s *Store) expire(ctx context.Context, before time.Time, each func(visit fu
 		return gone, fmt.Errorf("expire: %w", errors.Join(err, serr))
 	}
 	err = errors.Join(err, s.changeUsage(ctx, true, func(r *usageRecord) error {
-		// A recount that began in the middle has counted what was deleted after that.
-		r.Sweeps++
 		r.add(&r.Quarantine, -gone.Count, -gone.Bytes)
-		if r.Unsure > 0 {
-			r.Unsure--
-		}
+		r.endTaking()
 		return nil
 	}))
 	if err != nil {

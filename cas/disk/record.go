@@ -185,11 +185,7 @@ func (s *Store) PatchRecord(_ context.Context, rel string, fn func(f *os.File) e
 
 func (s *Store) writeRecord(ctx context.Context, rel string, data []byte, flush bool) (err error) {
 	// Who cleans the ingest directory locks it alone: what is there then is left over.
-	dir, err := s.root.Open(ingestDir)
-	if err != nil {
-		return err
-	}
-	unlock, err := waitLock(ctx, dir, flockOf(unix.LOCK_SH))
+	unlock, err := s.lockIngests(ctx, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}

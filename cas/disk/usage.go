@@ -285,6 +285,16 @@ func (r *usageRecord) beginTaking() {
 	r.Unsure++
 }
 
+// endTaking says that it has been, of a taking during which the record was not locked. The
+// number of takings grows again: an ingest that began in the middle has found, and a
+// recount has counted, what was taken after that.
+func (r *usageRecord) endTaking() {
+	r.Sweeps++
+	if r.Unsure > 0 {
+		r.Unsure--
+	}
+}
+
 // recountTries is how often Recount walks the store beside others who change it,
 // before it makes them wait.
 const recountTries = 3
