@@ -44,7 +44,7 @@ func MakeMountPoints(root Root, mounts []specs.Mount, made func(MountPoint)) (er
 			continue
 		}
 		dir := true
-		if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
+		if IsBind(m) {
 			st, err := os.Stat(m.Source)
 			if err != nil {
 				return fmt.Errorf("look at source of mount on %s: %w", m.Destination, err)

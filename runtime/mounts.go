@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -58,6 +59,11 @@ type mountPlan struct {
 	idmap     bool     // of a bind: with shifted owners
 	idmapAll  bool     // also of what is mounted below
 	mapping   mapping  // of the owners; empty: the container's
+}
+
+// IsBind tells whether a mount of a specification is a bind mount.
+func IsBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 func planMount(m specs.Mount) (mountPlan, error) {

@@ -92,17 +92,14 @@ func ownCapabilities(c *specs.LinuxCapabilities) error {
 	if c == nil {
 		return nil
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
+	known := runtime.Capabilities()
+	have, err := runtime.OwnCapabilities()
+	if err != nil {
+		return err
 	}
-	have := uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
-	names := runtime.Capabilities()
 	for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient} {
 		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool {
-			i := slices.Index(names, name)
-			return i >= 0 && have&(1<<i) == 0
+			return slices.Contains(known, name) && !slices.Contains(have, name)
 		})
 	}
 	return nil

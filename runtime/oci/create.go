@@ -128,7 +128,7 @@ func fitMounts(spec *specs.Spec, bundle string, logger *slog.Logger) {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	for i, m := range spec.Mounts {
-		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
+		if !runtime.IsBind(m) {
 			continue
 		}
 		if !filepath.IsAbs(m.Source) {
